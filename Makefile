@@ -1,0 +1,86 @@
+# make run    builds and serves: with ./trunkline.yaml if there is one, else what is on this machine
+# make test   runs every test, with all the set-up it needs
+# make check  format, lints and tests: what CI runs
+# make bench  the benchmark beside HAProxy and nginx (installs both with apt)
+# make dist   the binary for packages and benchmarks: fat LTO, slow to build
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+TARGET := $(CURDIR)/target
+TOOLS := $(TARGET)/tools
+
+# Pingora's zlib needs cmake to build: the one on PATH, else the one PyPI carries.
+CMAKE := $(shell command -v cmake 2>/dev/null)
+ifeq ($(CMAKE),)
+CMAKE := $(TOOLS)/cmake/cmake/data/bin/cmake
+CMAKE_SETUP := $(CMAKE)
+endif
+export CMAKE
+
+# pip of the system's python3, into folders of our own; Debian packs it apart from python3
+PIP_INSTALL := python3 -m pip install --quiet --disable-pip-version-check --no-warn-script-location --upgrade
+define need_pip
+@python3 -m pip --version >/dev/null 2>&1 || { \
+  echo "python3 has no pip: installing python3-pip with apt"; \
+  { apt-get install -y -q python3-pip || { apt-get update -q && apt-get install -y -q python3-pip; }; } >/dev/null 2>&1; \
+} || { echo "apt could not: install python3-pip yourself (or cmake, for make run)"; exit 1; }
+endef
+
+.PHONY: run build test check fmt lint unit sdk-setup bench dist schema clean
+
+run: build
+	@exec $(TARGET)/release/trunkline $(ARGS)
+
+build: $(CMAKE_SETUP)
+	cargo build --release --locked
+
+$(TOOLS)/cmake/cmake/data/bin/cmake:
+	@echo "cmake is not installed: fetching it from PyPI into $(TOOLS)"
+	$(need_pip)
+	@mkdir -p $(TOOLS)
+	$(PIP_INSTALL) --target $(TOOLS)/cmake cmake==4.4.4
+
+# the SDKs that the tests drive Trunkline with, pinned in tests/sdk
+SDK := $(TOOLS)/sdk
+
+$(SDK)/python/.done: tests/sdk/requirements.txt
+	$(need_pip)
+	@rm -rf $(SDK)/python && mkdir -p $(SDK)/python
+	$(PIP_INSTALL) --target $(SDK)/python -r tests/sdk/requirements.txt
+	@touch $@
+
+$(SDK)/node/.done: tests/sdk/package.json tests/sdk/package-lock.json
+	@command -v npm >/dev/null 2>&1 || { \
+	  echo "npm is not installed: installing it with apt"; \
+	  { apt-get install -y -q npm || { apt-get update -q && apt-get install -y -q npm; }; } >/dev/null 2>&1; \
+	} || { echo "apt could not: install npm yourself"; exit 1; }
+	@mkdir -p $(SDK)/node
+	cp tests/sdk/package.json tests/sdk/package-lock.json $(SDK)/node/
+	npm ci --prefix $(SDK)/node --no-audit --no-fund --loglevel=error
+	@touch $@
+
+sdk-setup: $(SDK)/python/.done $(SDK)/node/.done
+
+test: $(CMAKE_SETUP) sdk-setup
+	TRUNKLINE_SDK=$(SDK) cargo test --locked
+
+fmt:
+	cargo fmt --check
+
+lint: $(CMAKE_SETUP)
+	cargo clippy --locked --all-targets -- -D warnings
+
+check: fmt lint test
+
+schema: build
+	$(TARGET)/release/trunkline config schema > conf/trunkline.schema.json
+
+dist: $(CMAKE_SETUP)
+	cargo build --profile dist --locked
+
+bench: dist
+	bench/run
+
+clean:
+	rm -rf $(TARGET)

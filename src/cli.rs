@@ -1,0 +1,212 @@
+//! The command line: what may be typed, and the exit codes.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::command;
+use crate::config::Level;
+
+/// Everything is in order.
+pub(crate) const OK: u8 = 0;
+/// Something was tried and failed.
+pub(crate) const FAILED: u8 = 1;
+/// The configuration is bad; BSD's `EX_CONFIG`, so that a unit file can say not to restart.
+pub(crate) const BAD_CONFIG: u8 = 78;
+
+const AFTER_HELP: &str = "\
+Without a command, `run`. Without --config, the first of:
+  $TRUNKLINE_CONFIG, ./trunkline.yaml, the user's configuration folder,
+  /etc/trunkline/trunkline.yaml, and last one made for the boxes found on this machine.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 78 bad configuration.";
+
+/// One address in front of many voice and LLM servers.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline", version, about, after_help = AFTER_HELP, disable_version_flag = true, args_conflicts_with_subcommands = true, propagate_version = true, max_term_width = 80)]
+struct Cli {
+    /// Print the version.
+    #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version, global = true)]
+    version: Option<bool>,
+    #[command(flatten)]
+    run: Run,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve in the foreground.
+    Run(Run),
+    /// Check configuration files: every problem at once, exit 78 if there is an error.
+    #[command(visible_aliases = ["check", "validate"])]
+    CheckConfig(CheckConfig),
+    /// Explain which route, servers and rewrites a request would get; sends nothing.
+    Route(Box<Route>),
+    /// Show the configuration in effect, or the schema of the file.
+    #[command(subcommand)]
+    Config(Config),
+    /// Serve as a stand-in for a voice or LLM server; for tests and benchmarks.
+    #[command(hide = true)]
+    Standin(StandIn),
+}
+
+/// What `run` takes.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Run {
+    /// Configuration file.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Listen here instead of where the file says.
+    #[arg(long, value_name = "IP:PORT", env = "TRUNKLINE_LISTEN")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Admin endpoints here instead of where the file says.
+    #[arg(long, value_name = "IP:PORT", env = "TRUNKLINE_ADMIN")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// What of the program's own messages is shown.
+    #[arg(long, value_name = "LEVEL", env = "TRUNKLINE_LOG")]
+    pub(crate) log: Option<LogLevel>,
+}
+
+/// A level, as typed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Level::Error,
+            LogLevel::Warn => Level::Warn,
+            LogLevel::Info => Level::Info,
+            LogLevel::Debug => Level::Debug,
+            LogLevel::Trace => Level::Trace,
+        }
+    }
+}
+
+/// What `check-config` takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CheckConfig {
+    /// Files to check. Default: the one that `run` would take.
+    pub(crate) files: Vec<PathBuf>,
+    /// The file to check, as for `run`.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "files")]
+    pub(crate) config: Option<PathBuf>,
+    /// How problems are printed.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(crate) format: Output,
+    /// Take warnings for errors.
+    #[arg(short = 'W', long)]
+    pub(crate) deny_warnings: bool,
+    /// Print nothing when all is well.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+/// What `route` takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Route {
+    /// HTTP method, such as POST.
+    pub(crate) method: String,
+    /// Path, such as /v1/audio/speech.
+    pub(crate) path: String,
+    /// The `model` of the body.
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// The `voice` of the body.
+    #[arg(long)]
+    pub(crate) voice: Option<String>,
+    /// A header, as `name: value`; may come several times.
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+    /// Size of the body, such as 30MiB.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) body_size: Option<String>,
+    /// Configuration file.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Config {
+    /// Print the configuration in effect, defaults filled in, secrets redacted.
+    Show {
+        /// Configuration file.
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of the file.
+    Schema,
+}
+
+/// What `standin` takes. Times in milliseconds.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StandIn {
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
+    #[arg(long, default_value = "stand-in")]
+    pub(crate) name: String,
+    /// Wait before the first byte.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) delay: u64,
+    /// Wait between the pieces of a stream.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) gap: u64,
+    /// Answer everything but /health with this status.
+    #[arg(long)]
+    pub(crate) status: Option<u16>,
+    /// Pieces of a streamed chat.
+    #[arg(long)]
+    pub(crate) chunks: Option<usize>,
+    /// Break the connection after so many bytes of a body.
+    #[arg(long)]
+    pub(crate) cut: Option<usize>,
+    /// Stop after so many seconds.
+    #[arg(long, default_value_t = 3600)]
+    pub(crate) for_seconds: u64,
+}
+
+/// Runs what was typed; says with which code to exit.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let code = match cli.command {
+        None => command::serve::run(&cli.run),
+        Some(Command::Run(run)) => command::serve::run(&run),
+        Some(Command::CheckConfig(check)) => command::check_config::run(&check),
+        Some(Command::Route(route)) => command::route::run(&route),
+        Some(Command::Config(Config::Show { config })) => command::config::show(config.as_deref()),
+        Some(Command::Config(Config::Schema)) => command::config::schema(),
+        Some(Command::Standin(stand_in)) => command::standin::run(&stand_in),
+    };
+    let _ = std::io::stdout().flush();
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        // `build` goes through the subcommands too
+        Cli::command().build();
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,317 @@
+//! `trunkline config show` and `trunkline config schema`.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::cli::OK;
+use crate::command::source;
+use crate::config::pattern::Pattern;
+use crate::config::{
+    self, AccessLog, Config, Cors, Fields, Health, Match, Names, Pool, RetryOn, Route, Server,
+    Timeouts,
+};
+use crate::unit::{Size, Span};
+
+/// Prints the JSON Schema of the file.
+pub(crate) fn schema() -> u8 {
+    println!(
+        "{}",
+        serde_json::to_string_pretty(&config::schema()).expect("a schema can be written")
+    );
+    OK
+}
+
+/// Prints the configuration in effect, in the form of the file, so that it can be read back.
+pub(crate) fn show(asked: Option<&Path>) -> u8 {
+    let none = "`trunkline` would serve what it finds on this machine";
+    let (source, config) = match source::require(asked, none) {
+        Ok(found) => found,
+        Err(code) => return code,
+    };
+    println!("# {}, defaults filled in, secrets redacted", source.name);
+    print!(
+        "{}",
+        serde_yaml::to_string(&effective(&config)).expect("a configuration can be written")
+    );
+    OK
+}
+
+fn span(duration: Option<std::time::Duration>) -> Value {
+    duration.map_or("0s".into(), |d| Span(d).to_string().into())
+}
+
+fn patterns(list: &[Pattern]) -> Value {
+    list.iter()
+        .map(|pattern| Value::from(pattern.to_string()))
+        .collect()
+}
+
+/// Leaves out what says nothing.
+fn object(entries: Vec<(&str, Value)>) -> Value {
+    let says_something = |value: &Value| match value {
+        Value::Null => false,
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        _ => true,
+    };
+    let kept = entries
+        .into_iter()
+        .filter(|(_, value)| says_something(value));
+    Value::Object(kept.map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+fn effective(config: &Config) -> Value {
+    let listeners = config.listeners.iter().map(|listener| {
+        let cors = listener.cors.as_ref().map(|cors| match cors {
+            Cors::Any => json!({ "origins": "*" }),
+            Cors::Listed(origins) => json!({ "origins": origins }),
+        });
+        object(vec![
+            ("address", listener.address.to_string().into()),
+            ("cors", cors.unwrap_or_default()),
+        ])
+    });
+    let pools: Map<String, Value> = config
+        .pools
+        .iter()
+        .map(|p| (p.name.clone(), pool(p)))
+        .collect();
+    let access = match &config.log.access {
+        AccessLog::Off => "off".to_owned(),
+        AccessLog::Stdout => "stdout".to_owned(),
+        AccessLog::Stderr => "stderr".to_owned(),
+        AccessLog::File(path) => path.display().to_string(),
+    };
+    object(vec![
+        ("listeners", listeners.collect()),
+        (
+            "admin",
+            config
+                .admin
+                .map_or("off".into(), |address| address.to_string().into()),
+        ),
+        ("pools", pools.into()),
+        (
+            "routes",
+            config.routes.iter().map(|r| route(config, r)).collect(),
+        ),
+        (
+            "limits",
+            json!({
+                "connections": config.limits.connections,
+                "header_timeout": span(config.limits.header_timeout),
+                "body_timeout": span(config.limits.body_timeout),
+            }),
+        ),
+        (
+            "log",
+            object(vec![
+                ("level", json!(config.log.level)),
+                ("format", json!(config.log.format)),
+                ("access", access.into()),
+            ]),
+        ),
+        (
+            "shutdown",
+            json!({ "drain": span(Some(config.shutdown.drain)), "grace": span(Some(config.shutdown.grace)) }),
+        ),
+    ])
+}
+
+fn pool(pool: &Pool) -> Value {
+    let health = match &pool.health {
+        Health::Off => json!(false),
+        Health::On {
+            path,
+            interval,
+            timeout,
+            rise,
+            fall,
+            expect,
+        } => object(vec![
+            ("path", json!(path)),
+            (
+                "tcp",
+                if path.is_none() {
+                    json!(true)
+                } else {
+                    Value::Null
+                },
+            ),
+            ("interval", span(Some(*interval))),
+            ("timeout", span(Some(*timeout))),
+            ("rise", json!(rise)),
+            ("fall", json!(fall)),
+            ("expect", json!(expect)),
+        ]),
+    };
+    let eject = pool.eject.map_or(json!(false), |eject| {
+        json!({ "after": eject.after, "for": span(Some(eject.duration)), "max_percent": format!("{}%", eject.max_percent) })
+    });
+    let keepalive = pool.keepalive.map_or(
+        json!(false),
+        |keepalive| json!({ "idle": span(Some(keepalive.idle)), "requests": keepalive.requests }),
+    );
+    let Timeouts {
+        connect,
+        first_byte,
+        idle,
+        total,
+    } = pool.timeouts;
+    let headers = &pool.headers;
+    // values of headers are as secret as keys: that is what people put there
+    let set: Map<String, Value> = headers
+        .set
+        .iter()
+        .map(|(name, _)| (name.to_string(), "[redacted]".into()))
+        .collect();
+    let remove: Vec<String> = headers.remove.iter().map(ToString::to_string).collect();
+    let tls = object(vec![
+        (
+            "verify",
+            if pool.tls.verify {
+                Value::Null
+            } else {
+                json!(false)
+            },
+        ),
+        ("sni", json!(pool.tls.sni)),
+    ]);
+    object(vec![
+        ("kind", json!(pool.kind)),
+        ("servers", pool.servers.iter().map(server).collect()),
+        ("balance", json!(pool.balance)),
+        ("health", health),
+        ("eject", eject),
+        (
+            "timeouts",
+            json!({ "connect": span(connect), "first_byte": span(first_byte), "idle": span(idle), "total": span(total) }),
+        ),
+        ("keepalive", keepalive),
+        ("tls", tls),
+        (
+            "headers",
+            object(vec![("set", set.into()), ("remove", json!(remove))]),
+        ),
+        ("models", names(&pool.models)),
+        ("voices", names(&pool.voices)),
+    ])
+}
+
+fn server(server: &Server) -> Value {
+    object(vec![
+        ("url", server.url.to_string().into()),
+        ("name", server.name.clone().into()),
+        ("weight", server.weight.into()),
+        ("auth", json!(server.auth)),
+        (
+            "api_key",
+            server
+                .key
+                .as_ref()
+                .map_or(Value::Null, |_| "[redacted]".into()),
+        ),
+        (
+            "backup",
+            if server.backup {
+                true.into()
+            } else {
+                Value::Null
+            },
+        ),
+    ])
+}
+
+fn names(names: &Names) -> Value {
+    let mut map: Map<String, Value> = names
+        .exact
+        .iter()
+        .map(|(k, v)| (k.clone(), v.clone().into()))
+        .collect();
+    if let Some(default) = &names.default {
+        map.insert("*".into(), default.clone().into());
+    }
+    map.into()
+}
+
+fn route(config: &Config, route: &Route) -> Value {
+    let Match {
+        paths,
+        methods,
+        hosts,
+        models,
+        voices,
+        headers,
+        body_larger_than,
+    } = &route.conditions;
+    let headers: Map<String, Value> = headers
+        .iter()
+        .map(|(name, p)| (name.to_string(), patterns(p)))
+        .collect();
+    let methods: Vec<&str> = methods.iter().map(http::Method::as_str).collect();
+    let conditions = object(vec![
+        ("path", patterns(paths)),
+        ("method", json!(methods)),
+        ("host", patterns(hosts)),
+        ("model", patterns(models)),
+        ("voice", patterns(voices)),
+        ("headers", headers.into()),
+        (
+            "body_larger_than",
+            body_larger_than.map_or(Value::Null, |n| format!("{n}B").into()),
+        ),
+    ]);
+    let on: Vec<Value> = route
+        .retry
+        .on
+        .iter()
+        .map(|on| match on {
+            RetryOn::Connect => "connect".into(),
+            RetryOn::Reset => "reset".into(),
+            RetryOn::Timeout => "timeout".into(),
+            RetryOn::Status(status) => (*status).into(),
+        })
+        .collect();
+    let fields = |fields: &Fields| (json!(fields.set), json!(fields.default));
+    let name = |target: &config::Target| Value::from(config.pool(target.pool).name.clone());
+    let fallback = route.targets.iter().skip(1).map(|target| {
+        let (set, default) = fields(&target.fields);
+        object(vec![
+            ("pool", name(target)),
+            ("set", set),
+            ("default", default),
+        ])
+    });
+    let first = route.targets.first();
+    let (set, default) = first
+        .map(|target| fields(&target.fields))
+        .unwrap_or_default();
+    object(vec![
+        ("name", route.name.clone().into()),
+        ("match", conditions),
+        ("pool", first.map(name).unwrap_or_default()),
+        ("set", set),
+        ("default", default),
+        ("fallback", fallback.collect()),
+        (
+            "retry",
+            object(vec![
+                ("on", on.into()),
+                ("attempts", route.retry.attempts.into()),
+                ("per_try_timeout", span(route.retry.per_try_timeout)),
+                (
+                    "budget",
+                    route
+                        .retry
+                        .budget
+                        .map_or(Value::Null, |b| format!("{b}%").into()),
+                ),
+            ]),
+        ),
+        (
+            "max_body",
+            Size(route.max_body).to_string().replace(' ', "").into(),
+        ),
+    ])
+}

@@ -1,0 +1,10 @@
+//! The commands, one file each, and what they share: finding and reading the configuration.
+
+pub(crate) mod check_config;
+pub(crate) mod config;
+mod embedded;
+mod logger;
+pub(crate) mod route;
+pub(crate) mod serve;
+pub(crate) mod source;
+pub(crate) mod standin;

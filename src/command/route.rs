@@ -1,0 +1,233 @@
+//! `trunkline route`: explains what a request would get. Sends nothing.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use crate::cli::{FAILED, OK, Route as Options};
+use crate::command::source;
+use crate::config::{Auth, Config, Route, Server};
+use crate::inspect::{Body, Scanner, endpoint, path};
+use crate::route::{Head, Known, Lookup, RouteTable};
+use crate::transform::{fields, path as target_path};
+use crate::unit::{Size, Span};
+
+/// Explains; says with which code to exit.
+pub(crate) fn run(options: &Options) -> u8 {
+    let none = "name one with --config";
+    let (_, config) = match source::require(options.config.as_deref(), none) {
+        Ok(found) => found,
+        Err(code) => return code,
+    };
+    match explain(&config, options) {
+        Ok((text, found)) => {
+            print!("{text}");
+            if found { OK } else { FAILED }
+        }
+        Err(message) => {
+            eprintln!("trunkline: {message}");
+            2
+        }
+    }
+}
+
+fn explain(config: &Config, options: &Options) -> Result<(String, bool), String> {
+    let (path, query) = options
+        .path
+        .split_once('?')
+        .map_or((options.path.as_str(), None), |(p, q)| (p, Some(q)));
+    let path = endpoint::canonical(path::normalise(path).map_err(|e| e.to_string())?);
+    let method: Method = options
+        .method
+        .to_ascii_uppercase()
+        .parse()
+        .map_err(|_| "not an HTTP method".to_owned())?;
+    let headers = headers(&options.headers)?;
+    let size = options
+        .body_size
+        .as_ref()
+        .map(|text| text.parse::<Size>())
+        .transpose()?
+        .map(|size| size.0);
+    let text = body_text(options);
+    let mut scanner = Scanner::new(&HeaderMap::new()).map_err(|e| e.to_string())?;
+    scanner.feed(&text).map_err(|e| e.to_string())?;
+    let body = scanner.finish().map_err(|e| e.to_string())?;
+    let host = headers
+        .get("host")
+        .and_then(|host| host.to_str().ok())
+        .map(str::to_ascii_lowercase);
+    let head = Head {
+        path: &path,
+        method: &method,
+        host: host.as_deref(),
+        headers: &headers,
+    };
+    let known = Known::All {
+        length: size.unwrap_or(text.len() as u64),
+        body: Some(&body),
+    };
+    let table = RouteTable::new(&config.routes);
+    let unread = table.find(
+        &config.routes,
+        &head,
+        Known::Length(size.or(Some(text.len() as u64))),
+    );
+    let mut out = format!("request   {method} {path}");
+    for (name, value) in [("model", &options.model), ("voice", &options.voice)] {
+        if let Some(value) = value {
+            out.push_str(&format!("  {name} {value}"));
+        }
+    }
+    out.push('\n');
+    let reads = matches!(method, Method::GET | Method::HEAD) && !table.names(&path);
+    if reads && (path == "/health" || path == "/v1/models") {
+        out.push_str("answered  by Trunkline itself, as no route names this path\n");
+        return Ok((out, true));
+    }
+    match table.find(&config.routes, &head, known) {
+        Lookup::Found(n) => {
+            let route = &config.routes[n];
+            let read = match unread {
+                Lookup::ReadBody { .. } => " (the body is read to decide)",
+                _ => "",
+            };
+            out.push_str(&format!(
+                "route     {}, the {} written{read}\n",
+                route.name,
+                ordinal(n + 1)
+            ));
+            plan(&mut out, config, route, &path, query, &body, &text);
+            Ok((out, true))
+        }
+        Lookup::Missing { model: true } => {
+            out.push_str(
+                "route     none: 404 model_not_found, as only the model matches no route\n",
+            );
+            Ok((out, false))
+        }
+        _ => {
+            out.push_str("route     none: 404 no_route\n");
+            Ok((out, false))
+        }
+    }
+}
+
+fn plan(
+    out: &mut String,
+    config: &Config,
+    route: &Route,
+    path: &str,
+    query: Option<&str>,
+    body: &Body,
+    text: &Bytes,
+) {
+    for (n, target) in route.targets.iter().enumerate() {
+        let pool = config.pool(target.pool);
+        let role = if n == 0 { "pool" } else { "fallback" };
+        let servers: Vec<String> = pool
+            .servers
+            .iter()
+            .map(|s| format!("{}{}", s.name, if s.backup { " (backup)" } else { "" }))
+            .collect();
+        out.push_str(&format!(
+            "{role:<10}{}: {}\n",
+            pool.name,
+            servers.join(", ")
+        ));
+        if let Some(server) = pool.servers.first() {
+            let target_path = target_path::to_server(path, query, pool, server);
+            let scheme = if server.url.tls { "https" } else { "http" };
+            out.push_str(&format!(
+                "          {scheme}://{}{target_path}\n",
+                server.url.authority()
+            ));
+        }
+        let edited = fields::edits(body, &target.fields, pool)
+            .splice(0, text.clone())
+            .concat();
+        for change in changes(text, &edited) {
+            out.push_str(&format!("          {change}\n"));
+        }
+        // servers of one pool may differ
+        let mut told: Vec<&str> = pool.servers.iter().map(credentials).collect();
+        told.dedup();
+        out.push_str(&format!("          credentials: {}\n", told.join("; or ")));
+        let first_byte = pool
+            .timeouts
+            .first_byte
+            .map_or("never".to_owned(), |d| Span(d).to_string());
+        out.push_str(&format!(
+            "          gives up after: first byte {first_byte}\n"
+        ));
+    }
+    let on: Vec<String> = route
+        .retry
+        .on
+        .iter()
+        .map(|on| format!("{on:?}").to_lowercase())
+        .collect();
+    let on = on.join(", ").replace("status(", "").replace(')', "");
+    out.push_str(&format!(
+        "retry     on {on}; at most {} servers of a pool\n",
+        route.retry.attempts
+    ));
+}
+
+fn credentials(server: &Server) -> &'static str {
+    match server.auth {
+        Auth::Inject => "the configured key replaces the client's",
+        Auth::Passthrough => "the client's go through",
+        Auth::None => "none go through",
+    }
+}
+
+/// What became of each field.
+fn changes(before: &[u8], after: &[u8]) -> Vec<String> {
+    let parse =
+        |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap_or_default();
+    let (before, after) = (parse(before), parse(after));
+    let fields = after.as_object().into_iter().flatten();
+    fields
+        .filter(|(name, value)| before.get(name.as_str()) != Some(value))
+        .map(|(name, value)| match before.get(name) {
+            Some(old) => format!("{name}: {old} becomes {value}"),
+            None => format!("{name}: {value} is added"),
+        })
+        .collect()
+}
+
+/// A body with what was named.
+fn body_text(options: &Options) -> Bytes {
+    let mut fields = serde_json::Map::new();
+    for (name, value) in [("model", &options.model), ("voice", &options.voice)] {
+        if let Some(value) = value {
+            fields.insert(name.into(), value.clone().into());
+        }
+    }
+    serde_json::Value::from(fields).to_string().into()
+}
+
+fn headers(given: &[String]) -> Result<HeaderMap, String> {
+    given
+        .iter()
+        .map(|line| {
+            let wrong = || format!("`{line}` is not a header; write `name: value`");
+            let (name, value) = line.split_once(':').ok_or_else(wrong)?;
+            let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
+            Ok((
+                name,
+                HeaderValue::from_str(value.trim()).map_err(|_| wrong())?,
+            ))
+        })
+        .collect()
+}
+
+fn ordinal(n: usize) -> String {
+    let suffix = match (n % 10, n % 100) {
+        (1, rest) if rest != 11 => "st",
+        (2, rest) if rest != 12 => "nd",
+        (3, rest) if rest != 13 => "rd",
+        _ => "th",
+    };
+    format!("{n}{suffix}")
+}

@@ -1,0 +1,373 @@
+//! The configuration, checked: names resolved, defaults filled in, secrets read, values parsed.
+//!
+//! `file` is what was written, `resolve` makes this out of it and reports every problem as data.
+//! Nothing here is an `Option` that means "not decided yet".
+
+pub(crate) mod file;
+pub(crate) mod kind;
+pub(crate) mod pattern;
+pub(crate) mod problem;
+mod resolve;
+mod server_url;
+mod tls;
+pub(crate) mod tree;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+use serde_json::Value;
+
+pub(crate) use file::{Auth, Balance, Format, Level, RetryOn};
+use kind::Kind;
+use pattern::Pattern;
+use problem::Problem;
+pub(crate) use server_url::ServerUrl;
+pub(crate) use tls::Tls;
+
+use crate::unit::Secret;
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) listeners: Vec<Listener>,
+    /// Where the admin endpoints listen, if anywhere.
+    pub(crate) admin: Option<SocketAddr>,
+    pub(crate) pools: Vec<Pool>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) limits: Limits,
+    pub(crate) log: Log,
+    pub(crate) shutdown: Shutdown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listener {
+    pub(crate) address: SocketAddr,
+    pub(crate) cors: Option<Cors>,
+}
+
+/// Origins whose pages may call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cors {
+    Any,
+    Listed(Vec<String>),
+}
+
+/// Which pool of a [`Config`]; only `resolve` makes one, so it always names a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct PoolId(pub(crate) usize);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pool {
+    pub(crate) name: String,
+    pub(crate) kind: Option<Kind>,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) balance: Balance,
+    pub(crate) health: Health,
+    pub(crate) eject: Option<Eject>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) tls: Tls,
+    /// What holds for servers that say nothing of their own.
+    pub(crate) auth: Auth,
+    pub(crate) headers: HeaderRules,
+    pub(crate) models: Names,
+    pub(crate) voices: Names,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Server {
+    pub(crate) name: String,
+    pub(crate) url: ServerUrl,
+    /// 1 to 1000.
+    pub(crate) weight: u32,
+    pub(crate) backup: bool,
+    pub(crate) auth: Auth,
+    /// The key to inject; present exactly when `auth` is `inject`.
+    pub(crate) key: Option<Secret>,
+}
+
+/// How a server's health is found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    Off,
+    On {
+        /// `None`: a connection is enough.
+        path: Option<String>,
+        interval: Duration,
+        timeout: Duration,
+        rise: u32,
+        fall: u32,
+        expect: Vec<u16>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Eject {
+    pub(crate) after: u32,
+    pub(crate) duration: Duration,
+    pub(crate) max_percent: u8,
+}
+
+/// Limits of the phases of an attempt; `None` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    pub(crate) connect: Option<Duration>,
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
+    pub(crate) total: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keepalive {
+    pub(crate) idle: Duration,
+    pub(crate) requests: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HeaderRules {
+    pub(crate) set: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) remove: Vec<HeaderName>,
+}
+
+/// A pool's own names for public ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Names {
+    /// From the public name to this pool's.
+    pub(crate) exact: BTreeMap<String, String>,
+    /// For a name that is neither mapped nor known.
+    pub(crate) default: Option<String>,
+    /// Names the servers know by themselves.
+    pub(crate) known: Vec<Pattern>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    pub(crate) name: String,
+    pub(crate) conditions: Match,
+    /// The pool tried first, then the fallbacks.
+    pub(crate) targets: Vec<Target>,
+    pub(crate) retry: Retry,
+    /// Largest request body in bytes.
+    pub(crate) max_body: u64,
+}
+
+/// The conditions of a route; an empty list is no condition.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Match {
+    pub(crate) paths: Vec<Pattern>,
+    pub(crate) methods: Vec<Method>,
+    pub(crate) hosts: Vec<Pattern>,
+    pub(crate) models: Vec<Pattern>,
+    pub(crate) voices: Vec<Pattern>,
+    pub(crate) headers: Vec<(HeaderName, Vec<Pattern>)>,
+    /// In bytes.
+    pub(crate) body_larger_than: Option<u64>,
+}
+
+/// A pool and the body fields sent to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) pool: PoolId,
+    pub(crate) fields: Fields,
+}
+
+/// Body fields a route sets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Fields {
+    /// Replaced, or added where absent.
+    pub(crate) set: BTreeMap<String, Value>,
+    /// Added where absent.
+    pub(crate) default: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Retry {
+    pub(crate) on: Vec<RetryOn>,
+    /// Servers tried in one pool, at least 1.
+    pub(crate) attempts: u32,
+    pub(crate) per_try_timeout: Option<Duration>,
+    /// Percent of the route's requests.
+    pub(crate) budget: Option<u8>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) connections: usize,
+    /// `None` is no limit.
+    pub(crate) header_timeout: Option<Duration>,
+    /// `None` is no limit.
+    pub(crate) body_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Log {
+    pub(crate) level: Level,
+    /// `None`: text on a terminal, else JSON.
+    pub(crate) format: Option<Format>,
+    pub(crate) access: AccessLog,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum AccessLog {
+    Off,
+    #[default]
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shutdown {
+    pub(crate) drain: Duration,
+    pub(crate) grace: Duration,
+}
+
+/// Reads `text`. `folder` is where relative paths in it start; `env` answers `${VAR}`. The
+/// configuration is there exactly when no problem is an error.
+pub(crate) fn read(
+    text: &str,
+    folder: &std::path::Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> (Option<Config>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let config = tree::Tree::parse(text, env, &mut problems).and_then(|tree| {
+        let file: file::File = tree.read(&mut problems)?;
+        resolve::resolve(file, &tree, folder, &mut problems)
+    });
+    problems.sort_by_key(|p| (p.span.start, p.span.end));
+    let broken = problems.iter().any(Problem::is_error);
+    (config.filter(|_| !broken), problems)
+}
+
+/// `text` with its secrets made unreadable, byte for byte in the same places, so that lines of it
+/// can be shown. References to variables stay: they are no secrets.
+pub(crate) fn without_secrets(text: &str) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    let mut mask = |range: std::ops::Range<usize>| {
+        let written = text.get(range.clone()).unwrap_or_default();
+        if !written.trim_matches(['"', '\'']).starts_with("${") {
+            for byte in &mut bytes[range] {
+                if !byte.is_ascii_whitespace() {
+                    *byte = b'*';
+                }
+            }
+        }
+    };
+    match tree::Tree::parse(text, &|_| Some(String::new()), &mut Vec::new()) {
+        Some(tree) => tree.secrets().into_iter().for_each(mask),
+        // what is not YAML has no values; then everything behind the word goes
+        None => {
+            for (at, word) in text.match_indices("api_key") {
+                let start = at + word.len();
+                let end = text[start..]
+                    .find('\n')
+                    .map_or(text.len(), |end| start + end);
+                mask(start..end);
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
+/// The JSON Schema of the file format.
+pub(crate) fn schema() -> Value {
+    let mut schema = schemars::schema_for!(file::File).to_value();
+    schema["title"] = "Trunkline configuration".into();
+    schema
+}
+
+/// A hint for keys that the format will have, so that nobody looks for a typing error.
+fn later(key: &str) -> Option<&'static str> {
+    const LATER: &[&str] = &[
+        "cache",
+        "connections_per_ip",
+        "limits",
+        "min_rate",
+        "cost",
+        "h2c",
+        "hedge",
+        "keys",
+        "memory",
+        "mirror",
+        "priority",
+        "queue",
+        "slots",
+        "split",
+        "state",
+        "system_prompt_file",
+        "trusted_proxies",
+        "warming",
+        "zone",
+    ];
+    LATER.contains(&key).then_some(
+        "this key is planned; the version you run does not have it yet, so remove it for now",
+    )
+}
+
+impl Config {
+    /// Whether two configurations differ only in what can change while the program runs.
+    pub(crate) fn same_process(&self, other: &Config) -> bool {
+        self.listeners == other.listeners
+            && self.admin == other.admin
+            && self.limits == other.limits
+            && self.log == other.log
+            && self.shutdown == other.shutdown
+    }
+
+    pub(crate) fn pool(&self, id: PoolId) -> &Pool {
+        &self.pools[id.0]
+    }
+}
+
+impl Pool {
+    /// The path a server of this pool has for one of the API.
+    pub(crate) fn own_path<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let paths = self.kind.map_or(&[][..], |kind| kind.traits().paths);
+        paths
+            .iter()
+            .find(|(public, _)| *public == path)
+            .map(|(_, own)| *own)
+    }
+
+    pub(crate) fn is_cloud(&self) -> bool {
+        self.kind.is_some_and(|kind| kind.traits().cloud)
+    }
+
+    /// Whether an upload is read whole before a server is connected.
+    pub(crate) fn buffers_uploads(&self) -> bool {
+        self.kind.is_some_and(|kind| kind.traits().buffer_upload)
+    }
+}
+
+impl Names {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.default.is_none()
+    }
+
+    /// This pool's name for a public one; `None` if it stays as it is.
+    pub(crate) fn translate(&self, public: &str) -> Option<&str> {
+        if let Some(own) = self.exact.get(public) {
+            return Some(own.as_str()).filter(|own| *own != public);
+        }
+        let known = self.exact.values().any(|own| own == public)
+            || self.known.iter().any(|pattern| pattern.matches(public));
+        match known {
+            true => None,
+            false => self.default.as_deref().filter(|own| *own != public),
+        }
+    }
+}
+
+impl Match {
+    /// Whether something of the body must be known to decide.
+    pub(crate) fn asks_for_fields(&self) -> bool {
+        !self.models.is_empty() || !self.voices.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! From the file as written to the checked configuration. Reports every problem, decides every
+//! default.
+
+mod listeners;
+mod pools;
+mod routes;
+
+use std::path::Path;
+
+use super::file::File;
+use super::problem::{Problem, Severity};
+use super::tree::{self, Tree, at};
+use super::{AccessLog, Config, Limits, Log, Pool, Shutdown};
+use crate::unit::{Size, Span};
+
+pub(super) fn resolve(
+    file: File,
+    tree: &Tree,
+    folder: &Path,
+    problems: &mut Vec<Problem>,
+) -> Option<Config> {
+    let mut resolver = Resolver {
+        tree,
+        folder,
+        damaged: problems.iter().any(Problem::is_error),
+        problems,
+    };
+    let listeners = resolver.listeners(&file);
+    let admin = resolver.admin(&file, &listeners);
+    let pools: Vec<Pool> = file
+        .pools
+        .0
+        .iter()
+        .map(|(name, pool)| resolver.pool(name, pool, &listeners))
+        .collect();
+    if pools.is_empty() && !resolver.damaged {
+        resolver.error(
+            at!["pools"],
+            "no pool is defined; add at least one under `pools:`",
+        );
+    }
+    let default_max_body = file.limits.max_body.unwrap_or(Size::mib(100)).0;
+    let routes = resolver.routes(&file.routes, &pools, default_max_body);
+    resolver.unused(&pools, &file.routes);
+    let seconds = |span: Option<Span>, default| span.unwrap_or(Span::secs(default)).0;
+    Some(Config {
+        listeners,
+        admin,
+        pools,
+        routes,
+        limits: Limits {
+            connections: file.limits.connections.unwrap_or(10_000) as usize,
+            header_timeout: file.limits.header_timeout.unwrap_or(Span::secs(10)).limit(),
+            body_timeout: file.limits.body_timeout.unwrap_or(Span::secs(60)).limit(),
+        },
+        log: Log {
+            level: file.log.level.unwrap_or_default(),
+            format: file.log.format,
+            access: match file.log.access.as_deref() {
+                None | Some("stdout") => AccessLog::Stdout,
+                Some("stderr") => AccessLog::Stderr,
+                Some("off" | "false") => AccessLog::Off,
+                Some(path) => AccessLog::File(folder.join(path)),
+            },
+        },
+        shutdown: Shutdown {
+            drain: seconds(file.shutdown.drain, 0),
+            grace: seconds(file.shutdown.grace, 60),
+        },
+    })
+}
+
+struct Resolver<'a> {
+    tree: &'a Tree,
+    folder: &'a Path,
+    /// Parts of the file could not be read, so what is absent may only be missing for that.
+    damaged: bool,
+    problems: &'a mut Vec<Problem>,
+}
+
+// === impl Resolver: reporting ===
+
+impl Resolver<'_> {
+    fn report(
+        &mut self,
+        severity: Severity,
+        path: tree::Path,
+        message: String,
+        help: Option<String>,
+    ) {
+        let span = self.tree.span(&path);
+        // the value of a variable may be a secret in the wrong place
+        let message = match self
+            .tree
+            .expanded(&path)
+            .map(str::trim)
+            .filter(|value| !value.is_empty())
+        {
+            Some(value) => message.replace(value, "${…}"),
+            None => message,
+        };
+        self.problems.push(Problem {
+            severity,
+            message,
+            help,
+            span,
+            path: path.to_string(),
+        });
+    }
+
+    fn error(&mut self, path: tree::Path, message: impl Into<String>) {
+        self.report(Severity::Error, path, message.into(), None);
+    }
+
+    fn warn(&mut self, path: tree::Path, message: impl Into<String>) {
+        self.report(Severity::Warning, path, message.into(), None);
+    }
+
+    /// A parsed value, or a noted problem.
+    fn check<T>(&mut self, path: tree::Path, result: Result<T, String>) -> Option<T> {
+        result.map_err(|message| self.error(path, message)).ok()
+    }
+
+    /// Names go into headers, labels and log lines.
+    fn name(&mut self, path: tree::Path, what: &str, name: &str) {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':');
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+            let message = format!("`{name}` cannot be the name of a {what}");
+            let help = "use 1 to 64 letters, digits, `-`, `_`, `.` or `:`".to_owned();
+            self.report(Severity::Error, path, message, Some(help));
+        }
+    }
+}

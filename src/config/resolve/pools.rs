@@ -1,0 +1,389 @@
+//! Pools, their servers and the defaults of their kinds.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+use super::super::file::{self, OrFalse};
+use super::super::pattern::Pattern;
+use super::super::problem::Severity;
+use super::super::tree::{self, at};
+use super::super::{
+    Auth, Eject, HeaderRules, Health, Keepalive, Listener, Names, Pool, Server, ServerUrl,
+    Timeouts, tls,
+};
+use super::Resolver;
+use crate::unit::{Secret, Span};
+
+/// Headers that the relay itself writes; a rule for them would be lost or do harm.
+const OWN_HEADERS: &[&str] = &[
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// What is sent to a server in place of the client's credentials.
+#[derive(Clone)]
+struct Credentials {
+    auth: Auth,
+    key: Option<Secret>,
+}
+
+impl Resolver<'_> {
+    pub(super) fn pool(&mut self, name: &str, pool: &file::Pool, listeners: &[Listener]) -> Pool {
+        let here = at!["pools", name];
+        self.name(here.clone(), "pool", name);
+        let traits = pool.kind.map(|kind| kind.traits());
+        let cloud = traits.is_some_and(|t| t.cloud);
+        let pool_auth = self.pool_credentials(&here, pool, cloud);
+        let servers = self.servers(name, &pool.servers.0, listeners, &pool_auth);
+        let tls = tls::resolve(
+            &pool.tls,
+            &here.then("tls"),
+            self.tree,
+            self.folder,
+            self.problems,
+        );
+        if !tls.verify {
+            self.warn(
+                here.then("tls").then("verify"),
+                format!("pool `{name}`: certificates are not checked, so anybody on the way can read keys and audio"),
+            );
+        }
+        let limit = |span: Option<Span>, default: Span| span.unwrap_or(default).limit();
+        let first_byte = traits.map_or(Span::secs(300), |t| t.first_byte);
+        Pool {
+            name: name.to_owned(),
+            kind: pool.kind,
+            servers,
+            balance: pool.balance.unwrap_or_default(),
+            health: self.health(&here, pool),
+            eject: self.eject(&here, pool),
+            timeouts: Timeouts {
+                connect: limit(pool.timeouts.connect, Span::secs(if cloud { 5 } else { 1 })),
+                first_byte: limit(pool.timeouts.first_byte, first_byte),
+                idle: limit(pool.timeouts.idle, Span::secs(60)),
+                total: limit(pool.timeouts.total, Span::secs(0)),
+            },
+            keepalive: match &pool.keepalive {
+                Some(OrFalse::Off) => None,
+                None if traits.is_some_and(|t| !t.keepalive) => None,
+                None => Some(Keepalive {
+                    idle: Duration::from_secs(4),
+                    requests: 90,
+                }),
+                Some(OrFalse::On(keepalive)) => Some(Keepalive {
+                    idle: keepalive.idle.unwrap_or(Span::secs(4)).0,
+                    requests: keepalive.requests.unwrap_or(90).max(1),
+                }),
+            },
+            tls,
+            auth: pool_auth.auth,
+            headers: self.header_rules(&here, &pool.headers),
+            models: names(&pool.models, &[]),
+            voices: names(&pool.voices, traits.map_or(&[], |t| t.voices)),
+        }
+    }
+
+    fn servers(
+        &mut self,
+        pool: &str,
+        servers: &[file::Server],
+        listeners: &[Listener],
+        pool_auth: &Credentials,
+    ) -> Vec<Server> {
+        let at_server = |n: usize| at!["pools", pool, "servers", n];
+        if servers.is_empty() && !self.damaged {
+            self.error(at!["pools", pool], format!("pool `{pool}` has no servers"));
+        }
+        let mut hosts: HashMap<String, usize> = HashMap::new();
+        let mut resolved = Vec::new();
+        for (n, server) in servers.iter().enumerate() {
+            let Some(url) = self.check(at_server(n), ServerUrl::parse(&server.url)) else {
+                continue;
+            };
+            if listeners
+                .iter()
+                .any(|listener| is_ourselves(&url, listener.address))
+            {
+                let message =
+                    format!("`{url}` is this proxy itself: a request would go round in circles");
+                self.error(at_server(n), message);
+            }
+            if !(1..=1000).contains(&server.weight.unwrap_or(1)) {
+                self.error(
+                    at_server(n).then("weight"),
+                    "a weight is a whole number from 1 to 1000",
+                );
+            }
+            *hosts.entry(url.host.clone()).or_default() += 1;
+            resolved.push((n, server, url));
+        }
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        let mut urls: HashSet<ServerUrl> = HashSet::new();
+        let mut out = Vec::new();
+        for (n, server, url) in resolved {
+            let name = match &server.name {
+                Some(name) => name.clone(),
+                None if hosts[&url.host] > 1 => format!("{}:{}", url.host, url.port),
+                None => url.host.clone(),
+            };
+            self.name(at_server(n), "server", &name);
+            if !urls.insert(url.clone()) {
+                self.warn(
+                    at_server(n),
+                    format!(
+                        "`{url}` is in pool `{pool}` twice; use `weight` to give it a larger share"
+                    ),
+                );
+            }
+            if seen.insert(name.clone(), n).is_some() {
+                let message = format!("two servers of pool `{pool}` are called `{name}`");
+                let help = "give each a `name` of its own".to_owned();
+                self.report(Severity::Error, at_server(n), message, Some(help));
+            }
+            let own = self.server_credentials(&at_server(n), server, pool_auth);
+            out.push(Server {
+                name,
+                url,
+                weight: server.weight.unwrap_or(1),
+                backup: server.backup,
+                auth: own.auth,
+                key: own.key,
+            });
+        }
+        out
+    }
+
+    fn pool_credentials(
+        &mut self,
+        here: &tree::Path,
+        pool: &file::Pool,
+        cloud: bool,
+    ) -> Credentials {
+        let key = self.key(here, pool.api_key.as_ref(), pool.api_key_file.as_ref());
+        let auth = pool.auth.unwrap_or(match (&key, cloud) {
+            (Some(_), _) => Auth::Inject,
+            (None, true) => Auth::Passthrough,
+            (None, false) => Auth::None,
+        });
+        // servers may have keys of their own
+        let own = pool
+            .servers
+            .0
+            .iter()
+            .all(|s| s.api_key.is_some() || s.api_key_file.is_some());
+        self.credentials(here, auth, key, own && !pool.servers.0.is_empty())
+    }
+
+    fn server_credentials(
+        &mut self,
+        here: &tree::Path,
+        server: &file::Server,
+        pool: &Credentials,
+    ) -> Credentials {
+        let key = self.key(here, server.api_key.as_ref(), server.api_key_file.as_ref());
+        match (server.auth, key) {
+            (None, None) => pool.clone(),
+            (Some(Auth::Inject), None) => {
+                self.credentials(here, Auth::Inject, pool.key.clone(), false)
+            }
+            (auth, key) => self.credentials(here, auth.unwrap_or(Auth::Inject), key, false),
+        }
+    }
+
+    /// `keys_follow`: it is fine that there is no key here, as each server has one.
+    fn credentials(
+        &mut self,
+        here: &tree::Path,
+        auth: Auth,
+        key: Option<Secret>,
+        keys_follow: bool,
+    ) -> Credentials {
+        match (auth, &key) {
+            (Auth::Inject, None) if !keys_follow => {
+                self.error(
+                    here.then("auth"),
+                    "`auth: inject` needs `api_key` or `api_key_file`",
+                );
+            }
+            (Auth::Passthrough | Auth::None, Some(_)) => {
+                self.warn(here.then("auth"), "the key is not used with this `auth`");
+            }
+            _ => {}
+        }
+        Credentials {
+            auth,
+            key: key.filter(|_| auth == Auth::Inject),
+        }
+    }
+
+    /// A key that is written here or read from a file; an empty one is none.
+    fn key(
+        &mut self,
+        here: &tree::Path,
+        written: Option<&String>,
+        file: Option<&String>,
+    ) -> Option<Secret> {
+        let from_file = file.and_then(|file| {
+            let read = std::fs::read_to_string(self.folder.join(file))
+                .map_err(|e| format!("`{file}` cannot be read: {e}"));
+            self.check(here.then("api_key_file"), read)
+        });
+        if written.is_some() && file.is_some() {
+            self.error(
+                here.then("api_key_file"),
+                "`api_key` and `api_key_file` exclude each other",
+            );
+        }
+        let key = written
+            .cloned()
+            .or(from_file)
+            .map(|key| key.trim().to_owned());
+        let key = key.filter(|key| !key.is_empty())?;
+        if HeaderValue::from_str(&key).is_err() {
+            self.error(
+                here.then("api_key"),
+                "the key holds characters that no header can carry",
+            );
+        }
+        if written.is_some() && self.tree.expanded(&here.then("api_key")).is_none() {
+            let message = "the key stands in the file in plain text; `${VARIABLE}` or `api_key_file` keeps it out";
+            self.warn(here.then("api_key"), message);
+        }
+        Some(Secret::new(key))
+    }
+
+    fn health(&mut self, here: &tree::Path, pool: &file::Pool) -> Health {
+        let traits = pool.kind.map(|kind| kind.traits());
+        let default = file::Health::default();
+        let health = match &pool.health {
+            Some(OrFalse::Off) => return Health::Off,
+            Some(OrFalse::On(health)) => health,
+            None => &default,
+        };
+        let here = here.then("health");
+        let tcp = health.tcp.unwrap_or(false);
+        if tcp && health.path.is_some() {
+            self.error(
+                here.then("tcp"),
+                "`tcp: true` and `path` exclude each other",
+            );
+        }
+        let is_path =
+            |path: &str| path.starts_with('/') && path.parse::<http::uri::PathAndQuery>().is_ok();
+        if let Some(path) = health.path.as_ref().filter(|path| !is_path(path)) {
+            self.error(
+                here.then("path"),
+                format!("`{path}` is not a path; it starts with `/` and holds no spaces"),
+            );
+        }
+        let interval = health.interval.unwrap_or(Span::secs(5));
+        if interval.0 < Duration::from_millis(10) {
+            self.error(here.then("interval"), "an interval is at least 10ms");
+        }
+        let kind_path = traits.and_then(|t| t.health_path).map(str::to_owned);
+        Health::On {
+            path: health.path.clone().or(kind_path).filter(|_| !tcp),
+            interval: interval.0,
+            timeout: health
+                .timeout
+                .unwrap_or(traits.map_or(Span::secs(2), |t| t.health_timeout))
+                .0,
+            rise: health.rise.unwrap_or(2).max(1),
+            fall: health.fall.unwrap_or(3).max(1),
+            expect: match health.expect.0.as_slice() {
+                [] => vec![200],
+                listed => listed.to_vec(),
+            },
+        }
+    }
+
+    fn eject(&mut self, here: &tree::Path, pool: &file::Pool) -> Option<Eject> {
+        let default = file::Eject::default();
+        let eject = match &pool.eject {
+            Some(OrFalse::Off) => return None,
+            Some(OrFalse::On(eject)) => eject,
+            None => &default,
+        };
+        if eject.after == Some(0) {
+            self.error(
+                here.then("eject").then("after"),
+                "`after` is at least 1; `eject: false` switches it off",
+            );
+        }
+        Some(Eject {
+            after: eject.after.unwrap_or(3).max(1),
+            duration: eject.duration.unwrap_or(Span::secs(10)).0,
+            max_percent: eject.max_percent.map_or(50, |share| share.0),
+        })
+    }
+
+    fn header_rules(&mut self, here: &tree::Path, headers: &file::Headers) -> HeaderRules {
+        let here = here.then("headers");
+        let mut rules = HeaderRules::default();
+        for (name, value) in &headers.set {
+            let path = here.then("set").then(name);
+            let parsed = header_name(name);
+            let value = HeaderValue::from_str(value).map_err(|_| {
+                format!("the value of `{name}` holds characters that no header can carry")
+            });
+            if let (Some(name), Some(mut value)) =
+                (self.check(path.clone(), parsed), self.check(path, value))
+            {
+                value.set_sensitive(true);
+                rules.set.push((name, value));
+            }
+        }
+        for (n, name) in headers.remove.0.iter().enumerate() {
+            rules
+                .remove
+                .extend(self.check(here.then("remove").then(n), header_name(name)));
+        }
+        rules
+    }
+}
+
+/// Whether a server's URL is one of our own listeners, as far as can be told without asking DNS.
+fn is_ourselves(url: &ServerUrl, listener: SocketAddr) -> bool {
+    if url.port != listener.port() || listener.port() == 0 {
+        return false;
+    }
+    match url.host.parse::<IpAddr>() {
+        Ok(ip) => {
+            ip == listener.ip()
+                || (listener.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified()))
+        }
+        Err(_) => {
+            url.host == "localhost"
+                && (listener.ip().is_loopback() || listener.ip().is_unspecified())
+        }
+    }
+}
+
+fn header_name(text: &str) -> Result<HeaderName, String> {
+    let name: HeaderName = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a header name"))?;
+    match OWN_HEADERS.contains(&name.as_str()) {
+        true => Err(format!("`{name}` is written by the proxy itself")),
+        false => Ok(name),
+    }
+}
+
+fn names(map: &BTreeMap<String, String>, known: &[&str]) -> Names {
+    let mut exact = map.clone();
+    let default = exact.remove("*");
+    Names {
+        exact,
+        default,
+        known: known.iter().map(|text| Pattern::new(text)).collect(),
+    }
+}

@@ -1,0 +1,282 @@
+//! Routes: conditions, pools in order, what is retried.
+
+use std::collections::{BTreeMap, HashMap};
+
+use http::Method;
+
+use super::super::file::{self, RetryOn};
+use super::super::pattern::Pattern;
+use super::super::problem::{Severity, did_you_mean};
+use super::super::tree;
+use super::super::tree::at;
+use super::super::{Fields, Match, Pool, PoolId, Retry, Route, Target};
+use super::Resolver;
+use crate::unit::Span;
+
+/// Retried if the file does not say: what tells nothing about the request itself.
+const RETRY_ON: &[RetryOn] = &[
+    RetryOn::Connect,
+    RetryOn::Reset,
+    RetryOn::Timeout,
+    RetryOn::Status(429),
+    RetryOn::Status(502),
+    RetryOn::Status(503),
+    RetryOn::Status(504),
+];
+
+impl Resolver<'_> {
+    pub(super) fn routes(
+        &mut self,
+        routes: &[file::Route],
+        pools: &[Pool],
+        default_max_body: u64,
+    ) -> Vec<Route> {
+        if routes.is_empty() && !self.damaged {
+            self.error(
+                at!["routes"],
+                "no route is defined; add at least one under `routes:`",
+            );
+        }
+        let mut names: HashMap<String, usize> = HashMap::new();
+        let mut out: Vec<Route> = Vec::new();
+        for (n, route) in routes.iter().enumerate() {
+            let here = at!["routes", n];
+            let conditions = self.conditions(&here.then("match"), &route.conditions);
+            let name = match &route.name {
+                Some(name) => {
+                    self.name(here.then("name"), "route", name);
+                    if let Some(first) = names.get(name) {
+                        let message =
+                            format!("two routes are called `{name}`: the first is routes[{first}]");
+                        self.error(here.then("name"), message);
+                    }
+                    name.clone()
+                }
+                None => free_name(&conditions, &names),
+            };
+            names.insert(name.clone(), n);
+            if let Some(earlier) = out
+                .iter()
+                .find(|earlier| shadows(&earlier.conditions, &conditions))
+            {
+                let message = format!(
+                    "route `{name}` never matches: `{}` before it takes all its requests",
+                    earlier.name
+                );
+                self.warn(here.then("match"), message);
+            }
+            let targets = self.targets(&here, route, pools);
+            out.push(Route {
+                name,
+                conditions,
+                targets,
+                retry: self.retry(&here.then("retry"), &route.retry),
+                max_body: route.max_body.map_or(default_max_body, |size| size.0),
+            });
+        }
+        out
+    }
+
+    fn targets(&mut self, here: &tree::Path, route: &file::Route, pools: &[Pool]) -> Vec<Target> {
+        let fields = |set: &BTreeMap<_, _>, default: &BTreeMap<_, _>| {
+            let mut all = Fields {
+                set: route.set.clone(),
+                default: route.default.clone(),
+            };
+            all.set.extend(set.clone());
+            all.default.extend(default.clone());
+            all
+        };
+        let none = BTreeMap::new();
+        let mut targets: Vec<Target> = Vec::new();
+        if let Some(pool) = self.pool_id(here.then("pool"), &route.pool, pools) {
+            targets.push(Target {
+                pool,
+                fields: fields(&none, &none),
+            });
+        }
+        for (n, fallback) in route.fallback.iter().enumerate() {
+            let place = here.then("fallback").then(n);
+            let Some(pool) = self.pool_id(place.clone(), &fallback.pool, pools) else {
+                continue;
+            };
+            if targets.iter().any(|target| target.pool == pool) {
+                self.error(
+                    place,
+                    format!(
+                        "pool `{}` is already tried earlier in this route",
+                        fallback.pool
+                    ),
+                );
+            } else {
+                targets.push(Target {
+                    pool,
+                    fields: fields(&fallback.set, &fallback.default),
+                });
+            }
+        }
+        targets
+    }
+
+    fn pool_id(&mut self, path: tree::Path, name: &str, pools: &[Pool]) -> Option<PoolId> {
+        let found = pools.iter().position(|pool| pool.name == name);
+        if found.is_none() {
+            let known = || pools.iter().map(|pool| pool.name.as_str());
+            let help = did_you_mean(name, known())
+                .unwrap_or_else(|| format!("defined: {}", known().collect::<Vec<_>>().join(", ")));
+            self.report(
+                Severity::Error,
+                path,
+                format!("pool `{name}` is not defined"),
+                Some(help),
+            );
+        }
+        found.map(PoolId)
+    }
+
+    fn conditions(&mut self, here: &tree::Path, conditions: &file::Match) -> Match {
+        // an empty text is no condition
+        let patterns = |list: &file::List<String>| -> Vec<Pattern> {
+            let texts = list.0.iter().filter(|text| !text.is_empty());
+            texts.map(|text| Pattern::new(text)).collect()
+        };
+        let mut paths = Vec::new();
+        for (n, path) in conditions.path.0.iter().enumerate() {
+            if !path.starts_with('/') && !path.starts_with('*') {
+                self.error(
+                    here.then("path").then(n),
+                    format!("`{path}` is not a path; it starts with `/`"),
+                );
+            }
+            paths.push(Pattern::new(path));
+        }
+        let mut methods = Vec::new();
+        for (n, method) in conditions.method.0.iter().enumerate() {
+            let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+            let upper = method.to_ascii_uppercase();
+            match known.contains(&upper.as_str()) {
+                true => methods.extend(Method::from_bytes(upper.as_bytes())),
+                false => self.error(
+                    here.then("method").then(n),
+                    format!("`{method}` is not an HTTP method"),
+                ),
+            }
+        }
+        let mut headers = Vec::new();
+        for (name, values) in &conditions.headers {
+            let parsed = name
+                .parse()
+                .map_err(|_| format!("`{name}` is not a header name"));
+            if let Some(name) = self.check(here.then("headers").then(name), parsed) {
+                headers.push((name, patterns(values)));
+            }
+        }
+        Match {
+            paths,
+            methods,
+            hosts: patterns(&file::List(
+                conditions
+                    .host
+                    .0
+                    .iter()
+                    .map(|host| host.to_ascii_lowercase())
+                    .collect(),
+            )),
+            models: patterns(&conditions.model),
+            voices: patterns(&conditions.voice),
+            headers,
+            body_larger_than: conditions.body_larger_than.map(|size| size.0),
+        }
+    }
+
+    fn retry(&mut self, here: &tree::Path, retry: &file::Retry) -> Retry {
+        if retry.attempts == Some(0) {
+            self.error(
+                here.then("attempts"),
+                "`attempts` counts the first try too, so it is at least 1",
+            );
+        }
+        Retry {
+            on: retry
+                .on
+                .as_ref()
+                .map_or_else(|| RETRY_ON.to_vec(), |on| on.0.clone()),
+            attempts: retry.attempts.unwrap_or(3).max(1),
+            per_try_timeout: retry.per_try_timeout.and_then(Span::limit),
+            budget: retry.budget.map(|share| share.0),
+        }
+    }
+
+    pub(super) fn unused(&mut self, pools: &[Pool], routes: &[file::Route]) {
+        if self.damaged {
+            return;
+        }
+        for pool in pools {
+            let used = |route: &file::Route| {
+                route.pool == pool.name
+                    || route
+                        .fallback
+                        .iter()
+                        .any(|fallback| fallback.pool == pool.name)
+            };
+            if !routes.is_empty() && !routes.iter().any(used) {
+                self.warn(
+                    at!["pools", &pool.name],
+                    format!("pool `{}` is used by no route", pool.name),
+                );
+            }
+        }
+    }
+}
+
+/// A name for a route that was given none: the last word of its path, else its model.
+fn free_name(conditions: &Match, taken: &HashMap<String, usize>) -> String {
+    let word = |pattern: &Pattern| {
+        let text = pattern.to_string();
+        let word = text
+            .rsplit('/')
+            .find(|part| part.bytes().any(|b| b.is_ascii_alphanumeric()) && *part != "v1")?;
+        let plain: String = word
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') {
+                    c
+                } else {
+                    '-'
+                }
+            })
+            .collect();
+        Some(plain.trim_matches('-').to_owned()).filter(|word| !word.is_empty())
+    };
+    let base = conditions
+        .paths
+        .iter()
+        .find_map(word)
+        .or_else(|| conditions.models.iter().find_map(word))
+        .unwrap_or_else(|| "default".to_owned());
+    std::iter::once(base.clone())
+        .chain((2..).map(|n| format!("{base}-{n}")))
+        .find(|name| !taken.contains_key(name))
+        .expect("the numbers do not end")
+}
+
+/// Whether every request that `later` takes is certainly taken by `earlier`.
+fn shadows(earlier: &Match, later: &Match) -> bool {
+    let covers = |earlier: &[Pattern], later: &[Pattern]| {
+        earlier.is_empty()
+            || (!later.is_empty() && later.iter().all(|l| earlier.iter().any(|e| e.covers(l))))
+    };
+    covers(&earlier.paths, &later.paths)
+        && covers(&earlier.hosts, &later.hosts)
+        && covers(&earlier.models, &later.models)
+        && covers(&earlier.voices, &later.voices)
+        && earlier.headers.is_empty()
+        && (earlier.methods.is_empty()
+            || (!later.methods.is_empty()
+                && later.methods.iter().all(|m| earlier.methods.contains(m))))
+        && match (earlier.body_larger_than, later.body_larger_than) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(earlier), Some(later)) => earlier <= later,
+        }
+}

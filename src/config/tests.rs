@@ -1,0 +1,379 @@
+use std::path::Path;
+
+use super::problem::Problem;
+use super::*;
+
+const SMALLEST: &str = r#"
+listen: 127.0.0.1:2020
+pools:
+  kokoro:  { kind: kokoro,      servers: ["http://gpu-a:8880/v1", "http://gpu-b:8880/v1"] }
+  whisper: { kind: whisper.cpp, servers: ["http://gpu-a:2022"] }
+  ollama:  { kind: ollama,      servers: ["http://gpu-b:11434/v1"] }
+  openai:  { kind: openai,      servers: ["https://api.openai.com/v1"], api_key: "${OPENAI_API_KEY:-}" }
+routes:
+  - { match: { path: ["/v1/audio/speech", "/v1/audio/voices"] }, pool: kokoro,  fallback: [openai] }
+  - { match: { path: "/v1/audio/transcriptions" },               pool: whisper, fallback: [openai] }
+  - { match: { path: "/v1/chat/completions", model: "llama*" },  pool: ollama,  fallback: [openai] }
+  - { match: { path: "/v1/*" },                                  pool: openai }
+"#;
+
+fn read_with(text: &str, env: &[(&str, &str)]) -> (Option<Config>, Vec<Problem>) {
+    let env = |name: &str| {
+        env.iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, v)| (*v).to_owned())
+    };
+    read(text, Path::new("."), &env)
+}
+
+fn good(text: &str) -> Config {
+    let (config, problems) = read_with(text, &[]);
+    config.unwrap_or_else(|| panic!("{problems:#?}"))
+}
+
+/// The messages of every problem, each with its place.
+fn problems(text: &str) -> Vec<String> {
+    let (_, problems) = read_with(text, &[("CANARY", "sk-canary")]);
+    problems
+        .iter()
+        .map(|p| {
+            format!(
+                "{}: {}{}",
+                p.path,
+                p.message,
+                p.help.as_ref().map_or(String::new(), |h| format!(" ({h})"))
+            )
+        })
+        .collect()
+}
+
+fn check(text: &str, expected: &[&str]) {
+    let found = problems(text);
+    for part in expected {
+        assert!(
+            found.iter().any(|line| line.contains(part)),
+            "{part:?} not in {found:#?}"
+        );
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+/// A whole file around one pool and one route.
+fn around(pool: &str, route: &str) -> String {
+    format!(
+        "pools:\n  a: {{ servers: ['http://h:1'], {pool} }}\nroutes:\n  - {{ pool: a, {route} }}\n"
+    )
+}
+
+#[test]
+fn the_smallest_file_is_read_with_every_default() {
+    let config = good(SMALLEST);
+    assert_eq!(config.listeners[0].address.to_string(), "127.0.0.1:2020");
+    assert_eq!(config.admin.unwrap().to_string(), "127.0.0.1:2021");
+    let kokoro = &config.pools[0];
+    assert_eq!(
+        kokoro
+            .servers
+            .iter()
+            .map(|s| s.name.as_str())
+            .collect::<Vec<_>>(),
+        ["gpu-a", "gpu-b"]
+    );
+    assert_eq!(kokoro.auth, Auth::None);
+    assert!(matches!(&kokoro.health, Health::On { path: Some(path), .. } if path == "/health"));
+    assert_eq!(config.pools[1].keepalive, None);
+    assert_eq!(
+        config.pools[3].auth,
+        Auth::Passthrough,
+        "an empty key is no key"
+    );
+    let names: Vec<_> = config.routes.iter().map(|r| r.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["speech", "transcriptions", "completions", "default"]
+    );
+    assert_eq!(config.routes[0].targets.len(), 2);
+    assert_eq!(config.routes[0].retry.attempts, 3);
+    assert_eq!(config.routes[0].max_body, 100 * 1024 * 1024);
+}
+
+#[test]
+fn every_problem_of_a_file_is_found_in_one_run() {
+    let text = r#"
+lisen: 127.0.0.1:1
+pools:
+  kokoro: { kind: kokro, servers: ["http://a:1"], timeouts: { conect: 1s, idle: 5 } }
+  kokoro: { servers: [] }
+  b: { servers: ["a:1"], api_key: "${UNSET_KEY}" }
+routes:
+  - { match: { path: "/v1/x" }, pool: kokroo, fallback: [{ pol: b }] }
+  - { pool: b, retry: { on: [conect, 503] } }
+"#;
+    check(
+        text,
+        &[
+            "lisen: unknown key `lisen` (did you mean `listen`?)",
+            "pools.kokoro.kind: `kokro` is not known here (did you mean `kokoro`?)",
+            "pools.kokoro.timeouts.conect: unknown key `conect` (did you mean `connect`?)",
+            "pools.kokoro.timeouts.idle: `5` has no unit",
+            "kokoro: `kokoro` is here twice (the first one is on line 4",
+            "`UNSET_KEY` is not set (set it, or write `${UNSET_KEY:-}`",
+            "routes[0].fallback[0].pol: unknown key `pol` (did you mean `pool`?)",
+            "routes[1].retry.on[0]: `conect` is not a reason to retry",
+            "pools.b.servers[0]: `a:1` has no scheme; write `http://a:1`",
+            "routes[0].pool: pool `kokroo` is not defined (did you mean `kokoro`?)",
+        ],
+    );
+}
+
+#[test]
+fn a_missing_required_key_is_named_once() {
+    check(
+        "pools: { a: { servers: ['http://h:1'] } }\nroutes:\n  - { match: { path: /v1/x } }\n",
+        &["routes[0]: `pool` is missing here"],
+    );
+    // the wrong value of a required key is one problem, not two
+    check(
+        "pools: { a: { servers: [{ url: [x] }] } }\nroutes: [{ pool: a }]\n",
+        &["pools.a.servers[0].url: expected a string, found a list"],
+    );
+}
+
+#[test]
+fn syntax_errors_point_at_their_place() {
+    for (text, part) in [
+        ("pools: [", "this is not YAML"),
+        ("a: b: c", "this is not YAML"),
+        ("--- {}\n--- {}", "second YAML document"),
+    ] {
+        let found = problems(text);
+        assert!(found[0].contains(part), "{text:?}: {found:?}");
+    }
+}
+
+#[test]
+fn an_empty_file_says_what_is_needed() {
+    check("", &["no pool is defined", "no route is defined"]);
+}
+
+#[test]
+fn a_variable_can_not_inject_yaml_and_is_never_repeated() {
+    let text = around("api_key: '${KEY}'", "");
+    let (config, _) = read_with(&text, &[("KEY", "k\n  evil: { servers: [] }")]);
+    assert!(config.is_none(), "a line break can not stand in a header");
+    let (config, _) = read_with(&text, &[("KEY", "k: [1, 2]")]);
+    assert_eq!(
+        config.unwrap().pools[0].servers[0]
+            .key
+            .as_ref()
+            .unwrap()
+            .expose(),
+        "k: [1, 2]"
+    );
+    let found = problems(&around(
+        "timeouts: { connect: '${CANARY}' }, weight: '${CANARY}'",
+        "",
+    ));
+    assert!(
+        found.iter().all(|line| !line.contains("canary")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn variables_have_defaults_messages_and_an_escape() {
+    let key = |text: &str| {
+        let (config, problems) = read_with(
+            &around(&format!("api_key: '{text}'"), ""),
+            &[("SET", "x"), ("EMPTY", "")],
+        );
+        config
+            .map(|c| {
+                c.pools[0].servers[0]
+                    .key
+                    .as_ref()
+                    .map(|k| k.expose().to_owned())
+            })
+            .ok_or(problems)
+    };
+    assert_eq!(key("${SET}").unwrap().unwrap(), "x");
+    assert_eq!(key("${UNSET:-y}").unwrap().unwrap(), "y");
+    assert_eq!(key("${EMPTY:-y}").unwrap().unwrap(), "y");
+    assert_eq!(key("$${SET}").unwrap().unwrap(), "${SET}");
+    assert!(
+        key("${UNSET:?get one at example.com}").unwrap_err()[0]
+            .message
+            .contains("get one at example.com")
+    );
+    assert!(key("${SET").unwrap_err()[0].message.contains("closing"));
+    assert!(
+        key("${}").unwrap_err()[0]
+            .message
+            .contains("does not name a variable")
+    );
+}
+
+#[test]
+fn anchors_and_merges_are_understood_and_bombs_are_not() {
+    let config = good(
+        "x: &d { connect: 7s }\npools:\n  a: { servers: ['http://h:1'], timeouts: { <<: *d, idle: 3s } }\nroutes: [{ pool: a }]\n"
+            .replace("x: &d { connect: 7s }\npools:", "pools:")
+            .replace("timeouts: { <<: *d, idle: 3s }", "timeouts: &d { connect: 7s }")
+            .replace("routes:", "  b: { servers: ['http://h:2'], timeouts: { <<: *d, idle: 3s } }\nroutes:")
+            .as_str(),
+    );
+    let b = &config.pools[1].timeouts;
+    assert_eq!(
+        (b.connect, b.idle),
+        (Some(Duration::from_secs(7)), Some(Duration::from_secs(3)))
+    );
+    let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+    for n in 1..10 {
+        let refs = vec![format!("*a{}", n - 1); 10].join(",");
+        bomb += &format!("a{n}: &a{n} [{refs}]\n");
+    }
+    assert!(problems(&bomb)[0].contains("is this the right file?"));
+}
+
+#[test]
+fn a_file_that_names_the_proxy_itself_is_refused() {
+    for (listen, url) in [
+        ("127.0.0.1:2020", "http://127.0.0.1:2020/v1"),
+        ("127.0.0.1:2020", "http://localhost:2020"),
+        ("0.0.0.0:2020", "http://127.0.0.1:2020"),
+        ("192.168.0.5:80", "http://192.168.0.5"),
+    ] {
+        let text = format!(
+            "listen: '{listen}'\npools: {{ a: {{ servers: ['{url}'] }} }}\nroutes: [{{ pool: a }}]"
+        );
+        check(&text, &["is this proxy itself"]);
+    }
+}
+
+#[test]
+fn credentials_follow_the_pool() {
+    let auth = |pool: &str| {
+        let pool = good(&around(pool, "")).pools.remove(0);
+        (
+            pool.auth,
+            pool.servers[0]
+                .key
+                .as_ref()
+                .map(|key| key.expose().to_owned()),
+        )
+    };
+    assert_eq!(auth("kind: openai"), (Auth::Passthrough, None));
+    assert_eq!(auth("kind: ollama"), (Auth::None, None));
+    assert_eq!(
+        auth("kind: openai, api_key: k"),
+        (Auth::Inject, Some("k".into()))
+    );
+    assert_eq!(
+        auth("kind: openai, api_key: k, auth: none"),
+        (Auth::None, None)
+    );
+    check(
+        &around("auth: inject", ""),
+        &["`auth: inject` needs `api_key`"],
+    );
+}
+
+#[test]
+fn what_runs_but_is_probably_wrong_is_a_warning() {
+    let text = r#"
+admin: 0.0.0.0:9
+pools:
+  a: { servers: ["http://h:1", "http://h:1"], tls: { verify: false }, api_key: plain }
+  unused: { servers: ["http://h:3"] }
+routes:
+  - { match: { path: "/v1/*" }, pool: a }
+  - { name: never, match: { path: /v1/audio/speech, model: "tts-*" }, pool: a }
+"#;
+    let (_, found) = read_with(text, &[]);
+    let warnings: Vec<_> = found
+        .iter()
+        .filter(|p| !p.is_error())
+        .map(|p| p.message.as_str())
+        .collect();
+    for part in [
+        "other machines",
+        "is in pool `a` twice",
+        "certificates are not checked",
+        "plain text",
+        "used by no route",
+        "`never` never matches",
+    ] {
+        assert!(
+            warnings.iter().any(|w| w.contains(part)),
+            "{part} not in {warnings:#?}"
+        );
+    }
+}
+
+#[test]
+fn planned_keys_say_so_instead_of_being_ignored() {
+    check(
+        &around("queue: { size: 64 }", ""),
+        &["unknown key `queue` (this key is planned"],
+    );
+}
+
+#[test]
+fn names_are_translated_and_known_ones_left_alone() {
+    let config = good(&around(
+        "kind: kokoro, voices: { nova: af_nova, '*': af_heart }, models: { tts-1: kokoro }",
+        "",
+    ));
+    let (models, voices) = (&config.pools[0].models, &config.pools[0].voices);
+    assert_eq!(voices.translate("nova"), Some("af_nova"));
+    assert_eq!(voices.translate("ballad"), Some("af_heart"));
+    assert_eq!(voices.translate("af_sky"), None, "kokoro knows this one");
+    assert_eq!(models.translate("tts-1"), Some("kokoro"));
+    assert_eq!(models.translate("tts-1-hd"), None, "no default is set");
+}
+
+#[test]
+fn the_fields_of_a_fallback_stand_on_those_of_the_route() {
+    let text = r#"
+pools: { a: { servers: ["http://h:1"] }, b: { servers: ["http://h:2"] } }
+routes:
+  - { pool: a, set: { model: x, speed: 1.5 }, fallback: [{ pool: b, set: { model: y } }] }
+"#;
+    let targets = good(text).routes.remove(0).targets;
+    assert_eq!(targets[0].fields.set["model"], "x");
+    assert_eq!(targets[1].fields.set["model"], "y");
+    assert_eq!(targets[1].fields.set["speed"], 1.5);
+}
+
+#[test]
+fn servers_of_one_pool_may_want_different_credentials() {
+    let text = r#"
+pools:
+  mixed:
+    servers:
+      - { url: "https://api.openai.com/v1", api_key: "${KEY}" }
+      - { url: "http://kokoro:8880/v1" }
+      - { url: "https://other.example/v1", auth: passthrough }
+routes: [{ pool: mixed }]
+"#;
+    let (config, _) = read_with(text, &[("KEY", "sk-1")]);
+    let auth: Vec<Auth> = config.unwrap().pools[0]
+        .servers
+        .iter()
+        .map(|s| s.auth)
+        .collect();
+    assert_eq!(auth, [Auth::Inject, Auth::None, Auth::Passthrough]);
+}
+
+#[test]
+fn an_empty_condition_is_none() {
+    let conditions = good(&around(
+        "",
+        "match: { host: '', model: ['', 'x*'], voice: '' }",
+    ))
+    .routes
+    .remove(0)
+    .conditions;
+    assert!(conditions.hosts.is_empty() && conditions.voices.is_empty());
+    assert_eq!(conditions.models.len(), 1);
+}

@@ -1,0 +1,271 @@
+//! The gateway: all that a request needs, built whole from a configuration and replaced whole.
+//!
+//! A request holds on to the gateway it began with, so a new configuration never changes one
+//! midway. Pools that stay as they were are handed on with their health and counters.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::{self, Config, PoolId};
+use crate::inspect::Body;
+use crate::observe::metrics::{Metrics, PoolMetrics, RouteMetrics};
+use crate::observe::status::{PoolStatus, RouteStatus, ServerStatus};
+use crate::plan::Budget;
+use crate::pool::{Pool, Watch};
+use crate::reply::{self, Reply};
+use crate::route::{Head, Known, Lookup, RouteTable};
+use crate::transform::fields::{self, Edits};
+
+/// The running form of a [`Config`].
+pub(crate) struct Gateway {
+    pub(crate) config: Config,
+    table: RouteTable,
+    pub(crate) pools: Vec<Arc<Pool>>,
+    budgets: Vec<Option<Budget>>,
+    /// In the order of the routes.
+    pub(crate) route_metrics: Vec<RouteMetrics>,
+    pub(crate) unrouted: RouteMetrics,
+    /// In the order of the pools.
+    pub(crate) pool_metrics: Vec<PoolMetrics>,
+    /// Public model names and the pool that owns each.
+    models: BTreeMap<String, String>,
+}
+
+impl Gateway {
+    /// Builds a gateway. Pools of `old` whose settings stayed the same are taken over; the others
+    /// are made, with `watch` to find and probe their servers.
+    pub(crate) fn build(
+        config: Config,
+        old: Option<&Gateway>,
+        metrics: &Metrics,
+        now: Instant,
+        watch: &dyn Fn(&config::Pool, usize) -> Watch,
+    ) -> Self {
+        let pools: Vec<Arc<Pool>> = config
+            .pools
+            .iter()
+            .map(|settings| {
+                let kept =
+                    old.and_then(|old| old.pools.iter().find(|pool| pool.config == *settings));
+                kept.cloned().unwrap_or_else(|| {
+                    Arc::new(Pool::new(settings.clone(), now, |n| watch(settings, n)))
+                })
+            })
+            .collect();
+        Gateway {
+            table: RouteTable::new(&config.routes),
+            budgets: config
+                .routes
+                .iter()
+                .map(|route| route.retry.budget.map(Budget::new))
+                .collect(),
+            route_metrics: config
+                .routes
+                .iter()
+                .map(|route| metrics.route(&config, route))
+                .collect(),
+            unrouted: metrics.unrouted(),
+            pool_metrics: pools.iter().map(|pool| metrics.pool(pool)).collect(),
+            models: public_models(&config),
+            pools,
+            config,
+        }
+    }
+
+    pub(crate) fn find(&self, head: &Head<'_>, known: Known<'_>) -> Lookup {
+        self.table.find(&self.config.routes, head, known)
+    }
+
+    pub(crate) fn budget(&self, route: usize) -> Option<&Budget> {
+        self.budgets[route].as_ref()
+    }
+
+    pub(crate) fn pool(&self, id: PoolId) -> &Arc<Pool> {
+        &self.pools[id.0]
+    }
+
+    /// Whether a route may change fields of the body, so that it has to be read.
+    pub(crate) fn rewrites(&self, route: usize) -> bool {
+        self.config.routes[route].targets.iter().any(|target| {
+            let pool = self.config.pool(target.pool);
+            target.fields != config::Fields::default()
+                || !pool.models.is_empty()
+                || !pool.voices.is_empty()
+        })
+    }
+
+    /// The largest body that any route takes, in bytes.
+    pub(crate) fn largest_body(&self) -> u64 {
+        self.config
+            .routes
+            .iter()
+            .map(|route| route.max_body)
+            .max()
+            .unwrap_or(u64::MAX)
+    }
+
+    /// What becomes of a body on its way to a target of a route.
+    pub(crate) fn edits(&self, route: usize, target: usize, body: &Body) -> Edits {
+        let target = &self.config.routes[route].targets[target];
+        fields::edits(body, &target.fields, self.config.pool(target.pool))
+    }
+
+    /// An answer of our own for a path, if it has one: the welcome page, `/health`, the models.
+    pub(crate) fn own_endpoint(&self, head: &Head<'_>, html: bool) -> Option<Reply> {
+        if self.table.names(head.path) || !matches!(head.method.as_str(), "GET" | "HEAD") {
+            return None;
+        }
+        if let Some(id) = head.path.strip_prefix("/v1/models/") {
+            let owner = self.models.get(id)?;
+            return Some(reply::model(id, owner));
+        }
+        match head.path {
+            "/health" => Some(reply::healthy()),
+            "/v1/models" => Some(reply::models(
+                self.models
+                    .iter()
+                    .map(|(id, owner)| (id.as_str(), owner.as_str())),
+            )),
+            path if !path.starts_with("/v1/") => {
+                let routed = matches!(self.find(head, Known::Length(Some(0))), Lookup::Found(_));
+                (!routed).then(|| reply::welcome(html, &self.endpoints()))
+            }
+            _ => None,
+        }
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        let mut all: Vec<String> = Vec::new();
+        for route in &self.config.routes {
+            let paths = route.conditions.paths.iter().map(ToString::to_string);
+            let models: Vec<String> = route
+                .conditions
+                .models
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            let suffix = match models.as_slice() {
+                [] => String::new(),
+                models => format!("  (model {})", models.join(", ")),
+            };
+            if route.conditions.paths.is_empty() {
+                all.push(format!("any path{suffix}"));
+            }
+            all.extend(paths.map(|path| format!("{path}{suffix}")));
+        }
+        all.push("/v1/models".into());
+        all.push("/health".into());
+        let mut seen = std::collections::HashSet::new();
+        all.retain(|line| seen.insert(line.clone()));
+        all
+    }
+
+    /// Whether some server of some pool could be asked now.
+    pub(crate) fn is_ready(&self, now: Instant) -> bool {
+        self.pools.iter().any(|pool| pool.is_available(now))
+    }
+
+    /// Takes the gauges of pools and servers back that `next` does not have.
+    pub(crate) fn retire(&self, next: &Gateway, metrics: &Metrics) {
+        for pool in &self.config.pools {
+            let same = next
+                .config
+                .pools
+                .iter()
+                .find(|other| other.name == pool.name);
+            if same.is_none() {
+                metrics.forget_pool(&pool.name);
+            }
+            for server in &pool.servers {
+                if !same
+                    .is_some_and(|same| same.servers.iter().any(|other| other.name == server.name))
+                {
+                    metrics.forget_server(&pool.name, &server.name);
+                }
+            }
+        }
+    }
+
+    /// Brings the gauges of all pools up to date.
+    pub(crate) fn refresh_gauges(&self, now: Instant) {
+        for (metrics, pool) in self.pool_metrics.iter().zip(&self.pools) {
+            metrics.refresh(pool, now);
+        }
+    }
+
+    pub(crate) fn route_status(&self) -> Vec<RouteStatus> {
+        let pools = |route: &config::Route| {
+            route
+                .targets
+                .iter()
+                .map(|target| self.config.pool(target.pool).name.clone())
+                .collect()
+        };
+        let routes = self.config.routes.iter();
+        routes
+            .map(|route| RouteStatus {
+                name: route.name.clone(),
+                pools: pools(route),
+            })
+            .collect()
+    }
+
+    pub(crate) fn pool_status(&self, now: Instant) -> Vec<PoolStatus> {
+        self.pools
+            .iter()
+            .map(|pool| PoolStatus {
+                name: pool.config.name.clone(),
+                kind: pool.config.kind,
+                balance: pool.config.balance,
+                auth: pool.config.auth,
+                tls_verified: pool.config.tls.verify,
+                available: pool.is_available(now),
+                servers: pool
+                    .config
+                    .servers
+                    .iter()
+                    .zip(pool.states(now))
+                    .map(|(server, state)| ServerStatus {
+                        name: server.name.clone(),
+                        url: server.url.to_string(),
+                        weight: server.weight,
+                        backup: server.backup,
+                        state: state.word(),
+                        addresses: state.addresses,
+                        healthy_addresses: state.healthy,
+                        in_flight: state.in_flight,
+                    })
+                    .collect(),
+            })
+            .collect()
+    }
+}
+
+/// The names clients may ask for: those that routes match, and those that pools of routes have
+/// names of their own for. A pattern is listed as it is written.
+fn public_models(config: &Config) -> BTreeMap<String, String> {
+    let mut models = BTreeMap::new();
+    for route in &config.routes {
+        let Some(first) = route.targets.first() else {
+            continue;
+        };
+        let owner = &config.pool(first.pool).name;
+        let anything = |name: &str| name == "*";
+        for pattern in &route.conditions.models {
+            let name = pattern.to_string();
+            if !anything(&name) {
+                models.entry(name).or_insert_with(|| owner.clone());
+            }
+        }
+        for target in &route.targets {
+            let pool = config.pool(target.pool);
+            for name in pool.models.exact.keys() {
+                models
+                    .entry(name.clone())
+                    .or_insert_with(|| pool.name.clone());
+            }
+        }
+    }
+    models
+}

@@ -1,0 +1,46 @@
+//! Trunkline: one address in front of many voice and LLM servers.
+//!
+//! # The way of a request
+//!
+//! | step | where | what happens | may end it |
+//! | --- | --- | --- | --- |
+//! | accept | `proxy::listen` | a connection arrives, is counted and bounded | too many; head too slow |
+//! | admit | `proxy` (`admit`) | who asks, for what path, in one normal form | ambiguous path, loop, preflight |
+//! | understand | `inspect` | model, voice and other fields, if some route asks for them | body can't be read |
+//! | route | `route` | the first written route that matches | none does |
+//! | plan | `plan`, `pool` | which server is next: pools in order, servers in turn, backups last | nobody available |
+//! | peer | `proxy::peer` | the server becomes an address with TLS and limits | |
+//! | transform | `transform` | path, headers, key, fields of the body | |
+//! | relay | `proxy::relay`, `leg`, `deliver` | ask, judge, ask the next, pass on | plan exhausted |
+//! | observe | `observe` | one record, to the access log and the metrics, once | |
+//!
+//! `gateway` is all of this built from one configuration; a request keeps the one it began with.
+//! `reply` makes every answer that no server made. `service` runs beside the requests: probes,
+//! admin endpoints, stand-ins. `command` is what can be typed.
+//!
+//! Imports point down the rows of `tests/it/layers.rs`. Pingora, tokio and the clock start at
+//! `proxy` and `service`; below, only `pool` knows one Pingora crate. Everything is private, so
+//! that code nobody calls is reported.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod command;
+mod config;
+mod gateway;
+mod inspect;
+mod observe;
+mod plan;
+mod pool;
+mod proxy;
+mod reply;
+mod route;
+mod service;
+mod transform;
+mod unit;
+
+/// Runs the program; the result is its exit code.
+#[must_use]
+pub fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,541 @@
+//! Every metric: its name, what it means, its labels.
+//!
+//! Labels come from names in the configuration and from fixed lists only, so the number of series
+//! is known when the file is written. Handles are resolved when a gateway is built; a request
+//! only adds.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use super::record::Termination;
+use crate::config::{Config, Route};
+use crate::inspect::endpoint::Operation;
+use crate::plan::Outcome;
+use crate::pool::Pool;
+
+/// Whole requests: a stream of an LLM lasts minutes.
+const DURATION: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+];
+/// First bytes and tokens: OpenTelemetry's GenAI buckets, and three more for models that are
+/// loaded first.
+const FIRST: &[f64] = &[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    30.0, 60.0, 120.0,
+];
+/// Our own cost, in seconds.
+const OVERHEAD: &[f64] = &[
+    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.25,
+];
+
+/// Statuses that have a series of their own.
+const STATUSES: &[u16] = &[
+    0, 200, 201, 202, 204, 206, 301, 302, 304, 307, 308, 400, 401, 402, 403, 404, 405, 408, 409,
+    413, 415, 422, 429, 500, 501, 502, 503, 504, 508, 529,
+];
+
+/// What a route was chosen by, the most telling condition first.
+const DECISIONS: &[&str] = &[
+    "voice", "model", "header", "size", "path", "default", "none",
+];
+
+/// All families. Registered once; a new configuration resolves new handles on them.
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) connections: IntGaugeVec,
+    pub(crate) connections_total: IntCounterVec,
+    pub(crate) connections_rejected: IntCounterVec,
+    pub(crate) in_flight: IntGauge,
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    request_bytes: IntCounterVec,
+    response_bytes: IntCounterVec,
+    terminations: IntCounterVec,
+    decisions: IntCounterVec,
+    pub(crate) body_peek: IntCounterVec,
+    pub(crate) overhead: Histogram,
+    pub(crate) local_replies: IntCounterVec,
+    attempts: IntCounterVec,
+    phase: HistogramVec,
+    first_byte: HistogramVec,
+    upstream_connections: IntCounterVec,
+    upstream_bytes: IntCounterVec,
+    upstream_in_flight: IntGaugeVec,
+    retries: IntCounterVec,
+    fallbacks: IntCounterVec,
+    budget_exhausted: IntCounterVec,
+    time_to_first: HistogramVec,
+    tokens: IntCounterVec,
+    audio_bytes: IntCounterVec,
+    characters: IntCounterVec,
+    server_up: IntGaugeVec,
+    server_ejected: IntGaugeVec,
+    servers_available: IntGaugeVec,
+    transitions: IntCounterVec,
+    ejections: IntCounterVec,
+    checks: IntCounterVec,
+    check_duration: HistogramVec,
+    reloads: IntCounterVec,
+    reload_successful: IntGauge,
+    reload_timestamp: Gauge,
+    pub(crate) demo: IntGauge,
+    log_dropped: IntCounter,
+}
+
+/// The handles of one route.
+pub(crate) struct RouteMetrics {
+    pub(crate) request_bytes: IntCounter,
+    pub(crate) response_bytes: IntCounter,
+    /// In the order of [`Termination::ALL`].
+    terminations: Vec<IntCounter>,
+    pub(crate) decided: IntCounter,
+    pub(crate) budget_exhausted: IntCounter,
+    pub(crate) tokens_in: IntCounter,
+    pub(crate) tokens_out: IntCounter,
+    pub(crate) audio_in: IntCounter,
+    pub(crate) audio_out: IntCounter,
+    pub(crate) characters: IntCounter,
+    /// One for each target, in order, and one for local replies.
+    answers: Vec<AnswerMetrics>,
+    /// One for each operation, in the order of [`Operation::ALL`].
+    time_to_first: Vec<Histogram>,
+}
+
+struct AnswerMetrics {
+    duration: Histogram,
+    /// In the order of [`STATUSES`], then `other`.
+    requests: Vec<IntCounter>,
+}
+
+/// The handles of one server.
+pub(crate) struct ServerMetrics {
+    /// In the order of [`Outcome::LABELS`].
+    attempts: Vec<IntCounter>,
+    pub(crate) first_byte: Histogram,
+    pub(crate) connected: IntCounter,
+    pub(crate) reused: IntCounter,
+    pub(crate) bytes_sent: IntCounter,
+    pub(crate) bytes_received: IntCounter,
+    pub(crate) ejections: IntCounter,
+    up: IntGauge,
+    ejected: IntGauge,
+    in_flight: IntGauge,
+}
+
+/// The handles of one pool.
+pub(crate) struct PoolMetrics {
+    pub(crate) servers: Vec<ServerMetrics>,
+    pub(crate) connect: Histogram,
+    pub(crate) tls: Histogram,
+    pub(crate) send: Histogram,
+    pub(crate) wait: Histogram,
+    pub(crate) stream: Histogram,
+    available: IntGauge,
+}
+
+/// Registers families as they are made.
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn register<C: Collector + Clone + 'static>(
+        &self,
+        collector: Result<C, prometheus::Error>,
+    ) -> C {
+        let collector = collector.expect("names and labels of metrics are valid");
+        self.0
+            .register(Box::new(collector.clone()))
+            .expect("no metric is registered twice");
+        collector
+    }
+
+    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.register(IntCounterVec::new(
+            Opts::new(format!("trunkline_{name}"), help),
+            labels,
+        ))
+    }
+
+    fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.register(IntGaugeVec::new(
+            Opts::new(format!("trunkline_{name}"), help),
+            labels,
+        ))
+    }
+
+    fn histogram(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        let opts = HistogramOpts::new(format!("trunkline_{name}"), help).buckets(buckets.to_vec());
+        self.register(HistogramVec::new(opts, labels))
+    }
+}
+
+impl Metrics {
+    /// `codes` are those of local replies.
+    pub(crate) fn new(codes: &[&str]) -> Self {
+        let registry = Registry::new();
+        let make = Maker(&registry);
+        let build: GaugeVec = make.register(GaugeVec::new(
+            Opts::new(
+                "trunkline_build_info",
+                "1, labelled with the version that runs.",
+            ),
+            &["version"],
+        ));
+        build
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1.0);
+        make.0
+            .register(Box::new(
+                prometheus::process_collector::ProcessCollector::for_self(),
+            ))
+            .expect("no metric is registered twice");
+        let metrics = Metrics {
+            connections: make.gauge("connections", "Client connections open now.", &["listener"]),
+            connections_total: make.counter("connections_total", "Client connections accepted.", &["listener"]),
+            connections_rejected: make.counter("connections_rejected_total", "Client connections closed at once or before a request, by reason.", &["listener", "reason"]),
+            in_flight: make.register(IntGauge::new("trunkline_requests_in_flight", "Requests being served now.")),
+            requests: make.counter("requests_total", "Requests by route, by the pool that answered (`local`: none) and by status (0: none was sent).", &["route", "pool", "code"]),
+            duration: make.histogram("request_duration_seconds", "From the request head to the last byte of the answer.", &["route", "pool"], DURATION),
+            request_bytes: make.counter("request_bytes_total", "Bytes of request bodies.", &["route"]),
+            response_bytes: make.counter("response_bytes_total", "Bytes of response bodies.", &["route"]),
+            terminations: make.counter("terminations_total", "Requests by how they ended.", &["route", "reason"]),
+            decisions: make.counter("route_decisions_total", "Requests by what their route was chosen by.", &["by"]),
+            body_peek: make.counter("body_peek_total", "Request bodies read ahead to decide or rewrite, by result.", &["result"]),
+            overhead: make.register(Histogram::with_opts(HistogramOpts::new("trunkline_overhead_seconds", "Our own work on a request before its first attempt, waiting for its body left out.").buckets(OVERHEAD.to_vec()))),
+            local_replies: make.counter("local_replies_total", "Answers made by Trunkline itself.", &["code"]),
+            attempts: make.counter("attempts_total", "Attempts by server and result.", &["pool", "server", "result"]),
+            phase: make.histogram("attempt_phase_seconds", "Duration of the phases of attempts: connect (TLS included), tls, send, first_byte, stream.", &["pool", "phase"], DURATION),
+            first_byte: make.histogram("first_byte_seconds", "From the start of an attempt to the first byte of its answer's body.", &["pool", "server"], FIRST),
+            upstream_connections: make.counter("upstream_connections_total", "Connections used for attempts, new or reused.", &["pool", "server", "reused"]),
+            upstream_bytes: make.counter("upstream_bytes_total", "Bytes of bodies exchanged with servers.", &["pool", "server", "direction"]),
+            upstream_in_flight: make.gauge("upstream_in_flight", "Requests at a server now.", &["pool", "server"]),
+            retries: make.counter("retries_total", "Attempts at another server of the same pool, by what the one before ended with.", &["route", "reason"]),
+            fallbacks: make.counter("fallbacks_total", "Moves to another pool, by what the attempt before ended with (`unavailable`: there was none).", &["route", "from", "to", "reason"]),
+            budget_exhausted: make.counter("retry_budget_exhausted_total", "Retries not made because the route's budget was used up.", &["route"]),
+            time_to_first: make.histogram("time_to_first_token_seconds", "From the request head to the first byte of the answer's body: the first token or the first audio.", &["route", "operation"], FIRST),
+            tokens: make.counter("tokens_total", "Tokens, where answers state them.", &["route", "type"]),
+            audio_bytes: make.counter("audio_bytes_total", "Bytes of audio received for transcription (in) and spoken (out).", &["route", "direction"]),
+            characters: make.counter("tts_characters_total", "Characters of text to speak, where the body was read.", &["route"]),
+            server_up: make.gauge("server_up", "Addresses of a server that its health checks find well.", &["pool", "server"]),
+            server_ejected: make.gauge("server_ejected", "Addresses of a server that are ejected now.", &["pool", "server"]),
+            servers_available: make.gauge("pool_servers_available", "Servers of a pool that may be asked now.", &["pool"]),
+            transitions: make.counter("server_transitions_total", "Changes of a server's health.", &["pool", "server", "to"]),
+            ejections: make.counter("ejections_total", "Ejections of a server by evidence from traffic.", &["pool", "server"]),
+            checks: make.counter("health_checks_total", "Health probes by result.", &["pool", "server", "result"]),
+            check_duration: make.histogram("health_check_seconds", "Duration of health probes.", &["pool"], FIRST),
+            reloads: make.counter("config_reloads_total", "Configurations put into service, or refused.", &["result"]),
+            reload_successful: make.register(IntGauge::new("trunkline_config_last_reload_successful", "Whether the last configuration was put into service.")),
+            reload_timestamp: make.register(Gauge::new("trunkline_config_last_reload_success_timestamp_seconds", "When the configuration in service was put there.")),
+            demo: make.register(IntGauge::new("trunkline_demo_mode", "1 while stand-ins serve.")),
+            log_dropped: make.register(IntCounter::new("trunkline_log_lines_dropped_total", "Access log lines that were dropped.")),
+            registry: registry.clone(),
+        };
+        for code in codes {
+            metrics.local_replies.with_label_values(&[code]);
+        }
+        for by in DECISIONS {
+            metrics.decisions.with_label_values(&[by]);
+        }
+        metrics
+    }
+
+    /// Notes that a configuration went into service.
+    pub(crate) fn configured(&self) {
+        self.reloads.with_label_values(&["success"]).inc();
+        self.reload_successful.set(1);
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        self.reload_timestamp.set(now.as_secs_f64());
+    }
+
+    /// Notes that one was refused.
+    pub(crate) fn not_configured(&self) {
+        self.reloads.with_label_values(&["failure"]).inc();
+        self.reload_successful.set(0);
+    }
+
+    pub(crate) fn route(&self, config: &Config, route: &Route) -> RouteMetrics {
+        let name = route.name.as_str();
+        let pools = route
+            .targets
+            .iter()
+            .map(|target| config.pool(target.pool).name.as_str());
+        let conditions = &route.conditions;
+        let by = if !conditions.voices.is_empty() {
+            "voice"
+        } else if !conditions.models.is_empty() {
+            "model"
+        } else if !conditions.headers.is_empty() || !conditions.hosts.is_empty() {
+            "header"
+        } else if conditions.body_larger_than.is_some() {
+            "size"
+        } else if !conditions.paths.is_empty() || !conditions.methods.is_empty() {
+            "path"
+        } else {
+            "default"
+        };
+        RouteMetrics {
+            request_bytes: self.request_bytes.with_label_values(&[name]),
+            response_bytes: self.response_bytes.with_label_values(&[name]),
+            terminations: Termination::ALL
+                .iter()
+                .map(|t| self.terminations.with_label_values(&[name, t.label()]))
+                .collect(),
+            decided: self.decisions.with_label_values(&[by]),
+            budget_exhausted: self.budget_exhausted.with_label_values(&[name]),
+            tokens_in: self.tokens.with_label_values(&[name, "input"]),
+            tokens_out: self.tokens.with_label_values(&[name, "output"]),
+            audio_in: self.audio_bytes.with_label_values(&[name, "in"]),
+            audio_out: self.audio_bytes.with_label_values(&[name, "out"]),
+            characters: self.characters.with_label_values(&[name]),
+            answers: pools
+                .chain(["local"])
+                .map(|pool| self.answers(name, pool))
+                .collect(),
+            time_to_first: Operation::ALL
+                .iter()
+                .map(|operation| {
+                    self.time_to_first
+                        .with_label_values(&[name, operation.label()])
+                })
+                .collect(),
+        }
+    }
+
+    /// The handles for requests that found no route.
+    pub(crate) fn unrouted(&self) -> RouteMetrics {
+        let none = Route {
+            name: "none".into(),
+            conditions: crate::config::Match::default(),
+            targets: Vec::new(),
+            retry: crate::config::Retry {
+                on: Vec::new(),
+                attempts: 1,
+                per_try_timeout: None,
+                budget: None,
+            },
+            max_body: 0,
+        };
+        let empty = Config {
+            listeners: Vec::new(),
+            admin: None,
+            pools: Vec::new(),
+            routes: Vec::new(),
+            limits: crate::config::Limits::default(),
+            log: crate::config::Log::default(),
+            shutdown: crate::config::Shutdown::default(),
+        };
+        RouteMetrics {
+            decided: self.decisions.with_label_values(&["none"]),
+            ..self.route(&empty, &none)
+        }
+    }
+
+    fn answers(&self, route: &str, pool: &str) -> AnswerMetrics {
+        let code = |code: &str| self.requests.with_label_values(&[route, pool, code]);
+        AnswerMetrics {
+            duration: self.duration.with_label_values(&[route, pool]),
+            requests: STATUSES
+                .iter()
+                .map(|s| code(&s.to_string()))
+                .chain([code("other")])
+                .collect(),
+        }
+    }
+
+    pub(crate) fn pool(&self, pool: &Pool) -> PoolMetrics {
+        let name = pool.config.name.as_str();
+        let phase = |phase| self.phase.with_label_values(&[name, phase]);
+        PoolMetrics {
+            servers: pool
+                .config
+                .servers
+                .iter()
+                .map(|server| self.server(name, &server.name))
+                .collect(),
+            connect: phase("connect"),
+            tls: phase("tls"),
+            send: phase("send"),
+            wait: phase("first_byte"),
+            stream: phase("stream"),
+            available: self.servers_available.with_label_values(&[name]),
+        }
+    }
+
+    fn server(&self, pool: &str, server: &str) -> ServerMetrics {
+        let both = &[pool, server];
+        ServerMetrics {
+            attempts: Outcome::LABELS
+                .iter()
+                .map(|result| self.attempts.with_label_values(&[pool, server, result]))
+                .collect(),
+            first_byte: self.first_byte.with_label_values(both),
+            connected: self
+                .upstream_connections
+                .with_label_values(&[pool, server, "false"]),
+            reused: self
+                .upstream_connections
+                .with_label_values(&[pool, server, "true"]),
+            bytes_sent: self
+                .upstream_bytes
+                .with_label_values(&[pool, server, "sent"]),
+            bytes_received: self
+                .upstream_bytes
+                .with_label_values(&[pool, server, "received"]),
+            ejections: self.ejections.with_label_values(both),
+            up: self.server_up.with_label_values(both),
+            ejected: self.server_ejected.with_label_values(both),
+            in_flight: self.upstream_in_flight.with_label_values(both),
+        }
+    }
+
+    /// Forgets what is the case with a server that is no longer configured; what happened stays
+    /// counted.
+    pub(crate) fn forget_server(&self, pool: &str, server: &str) {
+        for gauge in [
+            &self.server_up,
+            &self.server_ejected,
+            &self.upstream_in_flight,
+        ] {
+            let _ = gauge.remove_label_values(&[pool, server]);
+        }
+    }
+
+    /// The same for a pool.
+    pub(crate) fn forget_pool(&self, pool: &str) {
+        let _ = self.servers_available.remove_label_values(&[pool]);
+    }
+
+    /// The handles for the probes of a server: good, bad, duration.
+    pub(crate) fn probes(&self, pool: &str, server: &str) -> (IntCounter, IntCounter, Histogram) {
+        (
+            self.checks.with_label_values(&[pool, server, "ok"]),
+            self.checks.with_label_values(&[pool, server, "failed"]),
+            self.check_duration.with_label_values(&[pool]),
+        )
+    }
+
+    pub(crate) fn retried(&self, route: &str, reason: &str) {
+        self.retries.with_label_values(&[route, reason]).inc();
+    }
+
+    pub(crate) fn fell_back(&self, route: &str, from: &str, to: &str, reason: &str) {
+        self.fallbacks
+            .with_label_values(&[route, from, to, reason])
+            .inc();
+    }
+
+    pub(crate) fn changed_health(&self, pool: &str, server: &str, healthy: bool) {
+        let to = if healthy { "up" } else { "down" };
+        self.transitions
+            .with_label_values(&[pool, server, to])
+            .inc();
+    }
+
+    /// Everything, in Prometheus' text format. `log_dropped` is the access log's own count.
+    pub(crate) fn exposition(&self, log_dropped: u64) -> Vec<u8> {
+        self.log_dropped
+            .inc_by(log_dropped.saturating_sub(self.log_dropped.get()));
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("metrics can be written to memory");
+        text
+    }
+}
+
+impl RouteMetrics {
+    /// Counts an answer. `target` is the route's target that answered; `None` for a local reply.
+    pub(crate) fn answered(&self, target: Option<usize>, status: u16, seconds: f64) {
+        let local = self.answers.len() - 1;
+        let answers = &self.answers[target.unwrap_or(local).min(local)];
+        let code = STATUSES
+            .iter()
+            .position(|s| *s == status)
+            .unwrap_or(STATUSES.len());
+        answers.requests[code].inc();
+        answers.duration.observe(seconds);
+    }
+
+    pub(crate) fn terminated(&self, how: Termination) {
+        let n = Termination::ALL
+            .iter()
+            .position(|t| *t == how)
+            .expect("ALL has every termination");
+        self.terminations[n].inc();
+    }
+
+    pub(crate) fn first(&self, operation: Operation, seconds: f64) {
+        let n = Operation::ALL
+            .iter()
+            .position(|o| *o == operation)
+            .expect("ALL has every operation");
+        self.time_to_first[n].observe(seconds);
+    }
+}
+
+impl ServerMetrics {
+    /// Counts an attempt by one of [`Outcome::LABELS`].
+    pub(crate) fn attempted(&self, label: &str) {
+        let n = Outcome::LABELS
+            .iter()
+            .position(|l| *l == label)
+            .expect("LABELS has every label");
+        self.attempts[n].inc();
+    }
+}
+
+impl PoolMetrics {
+    /// Brings the gauges up to date; done before each scrape.
+    pub(crate) fn refresh(&self, pool: &Pool, now: Instant) {
+        let mut available = 0;
+        for (metrics, state) in self.servers.iter().zip(pool.states(now)) {
+            metrics.up.set(state.healthy as i64);
+            metrics.ejected.set(state.ejected as i64);
+            metrics.in_flight.set(state.in_flight as i64);
+            available += i64::from(state.is_available());
+        }
+        self.available.set(available);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_has_a_help_text_and_the_prefix() {
+        let metrics = Metrics::new(&[]);
+        let text = String::from_utf8(metrics.exposition(3)).unwrap();
+        assert!(text.contains("trunkline_log_lines_dropped_total 3"));
+        assert!(text.contains("trunkline_build_info{version="));
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            assert!(
+                line.starts_with("trunkline_") || line.starts_with("process_"),
+                "{line}"
+            );
+        }
+        assert!(
+            metrics.exposition(3).len() > 100,
+            "a second scrape does not count twice"
+        );
+    }
+
+    #[test]
+    fn an_unusual_status_makes_no_series_of_its_own() {
+        let metrics = Metrics::new(&[]);
+        let unrouted = metrics.unrouted();
+        for status in 600..700 {
+            unrouted.answered(None, status, 0.1);
+        }
+        let text = String::from_utf8(metrics.exposition(0)).unwrap();
+        assert!(text.contains(
+            "trunkline_requests_total{code=\"other\",pool=\"local\",route=\"none\"} 100"
+        ));
+    }
+}

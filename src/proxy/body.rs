@@ -1,0 +1,281 @@
+//! The body of a request on its way through: read when it is wanted, kept so that another server
+//! can have it again.
+//!
+//! What is kept is bounded: the first MiB stays in memory, the rest goes to a file without a name
+//! in the system's temporary folder, which vanishes with the request or with the program. So a
+//! request holds some 2 MiB at most, however large its body is, and a body of any allowed size
+//! can be replayed. A body that nobody asked to read ahead is passed on while it arrives.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header;
+use pingora::protocols::http::ServerSession as Session;
+use pingora::{Error, ErrorType};
+
+use super::exchange::Stop;
+use crate::inspect::{Body, BodyError, Scanner};
+use crate::reply;
+
+/// Bytes of a body kept in memory.
+const IN_MEMORY: u64 = 1024 * 1024;
+/// Bytes written to the file, and read from it, at once.
+const BLOCK: usize = 256 * 1024;
+/// Pieces smaller than this are put together. Each piece kept by itself costs some 100 bytes.
+const CRUMB: usize = 4096;
+/// How long a client may take to notice that its body is not wanted.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The body of one request.
+pub(super) struct Upload {
+    /// What `Content-Length` says; `None` for a chunked body.
+    declared: Option<u64>,
+    /// Largest allowed length in bytes.
+    limit: u64,
+    expects_continue: bool,
+    received: u64,
+    complete: bool,
+    /// The beginning, piece by piece, each with its offset.
+    pieces: Vec<(u64, Bytes)>,
+    /// Small pieces behind those, put together: a body that comes byte by byte must not cost a
+    /// hundred times its size.
+    crumbs: BytesMut,
+    spool: Option<Spool>,
+}
+
+/// The part of a body beyond what memory holds.
+struct Spool {
+    file: Arc<File>,
+    /// Offset in the body of the file's first byte.
+    start: u64,
+    /// Bytes in the file.
+    written: u64,
+    /// Bytes that are not in the file yet.
+    pending: BytesMut,
+}
+
+impl Upload {
+    pub(super) fn new(session: &mut Session) -> Self {
+        let complete = session.is_body_empty();
+        let headers = &session.req_header().headers;
+        let declared = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+        Upload {
+            declared: if complete {
+                Some(0)
+            } else {
+                declared.filter(|_| !chunked)
+            },
+            limit: u64::MAX,
+            expects_continue: headers.contains_key(header::EXPECT),
+            received: 0,
+            complete,
+            pieces: Vec::new(),
+            crumbs: BytesMut::new(),
+            spool: None,
+        }
+    }
+
+    /// The length, if it is known by now.
+    pub(super) fn length(&self) -> Option<u64> {
+        if self.complete {
+            Some(self.received)
+        } else {
+            self.declared
+        }
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Sets the largest allowed length, which may already be passed.
+    pub(super) fn limit(&mut self, limit: u64) -> Result<(), Stop> {
+        self.limit = limit;
+        if self.length().unwrap_or(self.received) > limit {
+            return Err(reply::body_too_large(limit).into());
+        }
+        Ok(())
+    }
+
+    /// Reads all of it; `scanner` sees it pass by.
+    pub(super) async fn read_ahead(
+        &mut self,
+        session: &mut Session,
+        mut scanner: Option<Scanner>,
+    ) -> Result<Option<Body>, Stop> {
+        let refuse = |broken: BodyError| Stop::from(reply::invalid_body(&broken));
+        let mut offset = 0;
+        while let Some(piece) = self.next(session, offset).await? {
+            offset += piece.len() as u64;
+            if let Some(scanner) = &mut scanner {
+                scanner.feed(&piece).map_err(refuse)?;
+            }
+        }
+        scanner.map(Scanner::finish).transpose().map_err(refuse)
+    }
+
+    /// The piece that starts at `offset`: a kept one, or the next that arrives. `None` at the end.
+    pub(super) async fn next(
+        &mut self,
+        session: &mut Session,
+        offset: u64,
+    ) -> Result<Option<Bytes>, Stop> {
+        if offset < self.received {
+            return self
+                .kept(offset)
+                .await
+                .map(Some)
+                .map_err(|e| spool_failed(&e));
+        }
+        if self.complete {
+            return Ok(None);
+        }
+        if std::mem::take(&mut self.expects_continue) {
+            session
+                .write_continue_response()
+                .await
+                .map_err(|_| Stop::ClientGone)?;
+            // Pingora takes the interim answer for an early one and would close the connection
+            session.set_keepalive(Some(super::KEEPALIVE_SECS));
+        }
+        let piece = session
+            .read_request_body()
+            .await
+            .map_err(|error| not_received(&error))?;
+        let Some(piece) = piece else {
+            self.complete = true;
+            return Ok(None);
+        };
+        self.received += piece.len() as u64;
+        if self.received > self.limit {
+            return Err(reply::body_too_large(self.limit).into());
+        }
+        self.complete = session.is_body_done();
+        self.keep(piece.clone())
+            .await
+            .map_err(|e| spool_failed(&e))?;
+        Ok(Some(piece))
+    }
+
+    async fn keep(&mut self, piece: Bytes) -> io::Result<()> {
+        let start = self.received - piece.len() as u64;
+        if self.spool.is_none() && self.received <= IN_MEMORY {
+            if piece.len() < CRUMB {
+                self.crumbs.extend_from_slice(&piece);
+                if self.crumbs.len() >= BLOCK {
+                    self.sweep(self.received);
+                }
+            } else {
+                self.sweep(start);
+                self.pieces.push((start, piece));
+            }
+            return Ok(());
+        }
+        self.sweep(start);
+        if self.spool.is_none() {
+            let file = blocking(tempfile::tempfile).await?;
+            self.spool = Some(Spool {
+                file: Arc::new(file),
+                start,
+                written: 0,
+                pending: BytesMut::new(),
+            });
+        }
+        let spool = self.spool.as_mut().expect("made above");
+        spool.pending.extend_from_slice(&piece);
+        if spool.pending.len() >= BLOCK {
+            let (file, at) = (spool.file.clone(), spool.written);
+            let block = spool.pending.split().freeze();
+            spool.written += block.len() as u64;
+            blocking(move || file.write_all_at(&block, at)).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the crumbs, which reach to `end`, a piece.
+    fn sweep(&mut self, end: u64) {
+        if !self.crumbs.is_empty() {
+            let piece = self.crumbs.split().freeze();
+            self.pieces.push((end - piece.len() as u64, piece));
+        }
+    }
+
+    async fn kept(&self, offset: u64) -> io::Result<Bytes> {
+        if let Some(spool) = self.spool.as_ref().filter(|spool| offset >= spool.start) {
+            let at = offset - spool.start;
+            if at >= spool.written {
+                return Ok(Bytes::copy_from_slice(
+                    &spool.pending[(at - spool.written) as usize..],
+                ));
+            }
+            let (file, length) = (spool.file.clone(), BLOCK.min((spool.written - at) as usize));
+            return blocking(move || {
+                let mut block = vec![0; length];
+                file.read_exact_at(&mut block, at)?;
+                Ok(block.into())
+            })
+            .await;
+        }
+        let crumbs_start = self.received - self.crumbs.len() as u64;
+        if self.spool.is_none() && offset >= crumbs_start {
+            return Ok(Bytes::copy_from_slice(
+                &self.crumbs[(offset - crumbs_start) as usize..],
+            ));
+        }
+        let n = self.pieces.partition_point(|(start, _)| *start <= offset) - 1;
+        let (start, piece) = &self.pieces[n];
+        Ok(piece.slice((offset - start) as usize..))
+    }
+
+    /// Reads on for a moment after an answer went out that did not want the whole body: a client
+    /// that is still sending when the connection closes may never see the answer.
+    pub(super) async fn linger(&self, session: &mut Session) {
+        if self.complete || session.is_body_done() {
+            return;
+        }
+        let drained = tokio::time::timeout(LINGER, session.drain_request_body()).await;
+        if !matches!(drained, Ok(Ok(()))) {
+            session.set_keepalive(None);
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}
+
+fn spool_failed(error: &io::Error) -> Stop {
+    log::error!(
+        "a request body cannot be kept in {}: {error}",
+        std::env::temp_dir().display()
+    );
+    reply::internal_error("The request body could not be stored.").into()
+}
+
+fn not_received(error: &Error) -> Stop {
+    match error.etype() {
+        ErrorType::ReadTimedout => reply::request_timeout().into(),
+        // the framing errors of Pingora's body reader are custom types
+        ErrorType::InvalidHTTPHeader
+        | ErrorType::H1Error
+        | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => {
+            reply::invalid_request("The chunks of the request body are broken.").into()
+        }
+        _ => Stop::ClientGone,
+    }
+}

@@ -1,0 +1,134 @@
+//! One request and its answer, from arrival to the access log.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderName, HeaderValue};
+use prometheus::IntGauge;
+
+use super::Snapshot;
+use crate::inspect::endpoint::Operation;
+use crate::observe::metrics::RouteMetrics;
+use crate::observe::record::{Record, Termination};
+
+/// A request being served.
+pub(crate) struct Exchange {
+    pub(super) started: Instant,
+    /// Pinned at arrival: a new configuration never changes a request midway.
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) record: Record,
+    /// The index of the route, once there is one.
+    pub(super) route: Option<usize>,
+    /// The index of the route's target that answered.
+    pub(super) target: Option<usize>,
+    pub(super) operation: Option<Operation>,
+    /// The listener decides about CORS, not the servers.
+    pub(super) cors: bool,
+    /// Headers that every answer to this client carries.
+    pub(super) answer_headers: Vec<(HeaderName, HeaderValue)>,
+    _in_flight: InFlight,
+}
+
+/// Counts a request while it lives, whatever way it ends.
+struct InFlight(IntGauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Why a request goes no further.
+pub(super) enum Stop {
+    /// With an answer of our own.
+    Answer(Box<crate::reply::Reply>),
+    /// The client is gone.
+    ClientGone,
+    /// The answer had begun and was cut, so that nobody takes it for a whole one.
+    Cut,
+}
+
+impl From<crate::reply::Reply> for Stop {
+    fn from(reply: crate::reply::Reply) -> Self {
+        Stop::Answer(Box::new(reply))
+    }
+}
+
+impl Exchange {
+    pub(super) fn new(snapshot: Arc<Snapshot>, in_flight: &IntGauge) -> Self {
+        in_flight.inc();
+        Exchange {
+            started: Instant::now(),
+            snapshot,
+            record: Record::default(),
+            route: None,
+            target: None,
+            operation: None,
+            cors: false,
+            answer_headers: Vec::new(),
+            _in_flight: InFlight(in_flight.clone()),
+        }
+    }
+
+    /// The id this request is known by, in its answer and in the log.
+    pub(super) fn take_request_id(&mut self, id: String) {
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            self.answer_headers
+                .push((HeaderName::from_static("x-request-id"), value));
+        }
+        self.record.request_id = id;
+    }
+
+    pub(super) fn metrics(&self) -> &RouteMetrics {
+        match self.route {
+            Some(route) => &self.snapshot.gateway.route_metrics[route],
+            None => &self.snapshot.gateway.unrouted,
+        }
+    }
+
+    /// Notes that the first byte of the answer's body is here.
+    pub(super) fn first_byte(&mut self) {
+        self.record
+            .times
+            .first_byte
+            .get_or_insert_with(|| self.started.elapsed());
+    }
+
+    /// Counts the finished request.
+    pub(super) fn finish(&mut self) {
+        let record = &mut self.record;
+        if record.times.total.is_zero() {
+            record.times.total = self.started.elapsed();
+        }
+        let seconds = |duration: Duration| duration.as_secs_f64();
+        let metrics = match self.route {
+            Some(route) => &self.snapshot.gateway.route_metrics[route],
+            None => &self.snapshot.gateway.unrouted,
+        };
+        let target = self.target.filter(|_| record.local.is_none());
+        metrics.answered(target, record.status, seconds(record.times.total));
+        metrics.terminated(record.termination);
+        metrics.request_bytes.inc_by(record.bytes_in);
+        metrics.response_bytes.inc_by(record.bytes_out);
+        metrics.tokens_in.inc_by(record.usage.input.unwrap_or(0));
+        metrics.tokens_out.inc_by(record.usage.output.unwrap_or(0));
+        metrics.characters.inc_by(record.characters.unwrap_or(0));
+        // what an error says is neither speech nor a token
+        if target.is_none() || !(200..300).contains(&record.status) {
+            return;
+        }
+        match self.operation {
+            Some(Operation::Speech) => metrics.audio_out.inc_by(record.bytes_out),
+            Some(Operation::Transcription | Operation::Translation) => {
+                metrics.audio_in.inc_by(record.bytes_in)
+            }
+            _ => {}
+        }
+        let whole = record.termination == Termination::Complete;
+        if let (Some(operation), Some(first), true) =
+            (self.operation, record.times.first_byte, whole)
+        {
+            metrics.first(operation, seconds(first));
+        }
+    }
+}

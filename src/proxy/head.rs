@@ -1,0 +1,89 @@
+//! What the head of a request says.
+
+use http::{HeaderName, HeaderValue, Version, header};
+use pingora::http::RequestHeader;
+
+use crate::config::Cors;
+use crate::route::Head;
+
+/// The head as the route table asks for it; `path` in canonical form.
+pub(super) fn asked<'a>(head: &'a RequestHeader, path: &'a str) -> Head<'a> {
+    Head {
+        path,
+        method: &head.method,
+        host: host(head),
+        headers: &head.headers,
+    }
+}
+
+/// Whether a browser asks.
+pub(super) fn wants_html(head: &RequestHeader) -> bool {
+    let accept = head.headers.get(header::ACCEPT);
+    accept.is_some_and(|accept| {
+        accept
+            .to_str()
+            .is_ok_and(|accept| accept.contains("text/html"))
+    })
+}
+
+/// The origin a page may be told it is allowed, if it is.
+pub(super) fn allowed_origin(head: &RequestHeader, cors: Option<&Cors>) -> Option<HeaderValue> {
+    let origin = head.headers.get(header::ORIGIN)?;
+    match cors? {
+        Cors::Any => Some(HeaderValue::from_static("*")),
+        Cors::Listed(origins) => {
+            let text = origin.to_str().ok()?.to_ascii_lowercase();
+            origins.contains(&text).then(|| origin.clone())
+        }
+    }
+}
+
+/// What a browser is told about an answer it may read.
+pub(super) fn cors_headers(origin: Option<HeaderValue>) -> Vec<(HeaderName, HeaderValue)> {
+    let exposed = "x-request-id, x-upstream-request-id, x-backend, x-attempts, x-should-retry, retry-after, \
+                   retry-after-ms, openai-processing-ms, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, \
+                   x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, \
+                   x-ratelimit-reset-tokens";
+    // also for those who may not: a cache must not hand them the answer of one who may
+    let mut headers = vec![(header::VARY, HeaderValue::from_static("origin"))];
+    if let Some(origin) = origin {
+        headers.push((header::ACCESS_CONTROL_ALLOW_ORIGIN, origin));
+        headers.push((
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static(exposed),
+        ));
+    }
+    headers
+}
+
+/// The host a request asks for, without port.
+pub(super) fn host(head: &RequestHeader) -> Option<&str> {
+    let host = head.headers.get(header::HOST)?.to_str().ok()?;
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => Some(name),
+        _ => Some(host),
+    }
+}
+
+/// The path as it was written, before any parser made something of it.
+pub(super) fn raw_path(head: &RequestHeader) -> &str {
+    let raw = std::str::from_utf8(head.raw_path()).unwrap_or("\\");
+    let raw = match raw.find("://") {
+        // absolute form
+        Some(at) if !raw.starts_with('/') => raw[at + 3..]
+            .find('/')
+            .map_or("/", |slash| &raw[at + 3 + slash..]),
+        _ => raw,
+    };
+    raw.split('?').next().unwrap_or(raw)
+}
+
+/// The version, as it is logged.
+pub(super) fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP",
+    }
+}

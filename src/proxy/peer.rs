@@ -1,0 +1,97 @@
+//! A server as Pingora connects to it, and how often a connection to it is used.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use pingora::protocols::http::client::HttpSession;
+use pingora::upstreams::peer::{HttpPeer, Scheme};
+use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
+
+use crate::config::{Pool, Server};
+
+/// A server of a pool, to be connected to at one of its addresses.
+#[derive(Clone)]
+pub(crate) struct PeerTemplate {
+    peer: HttpPeer,
+    /// The `Host` its requests carry.
+    pub(crate) authority: String,
+}
+
+impl PeerTemplate {
+    /// `group` keeps the connections of pools apart that reach one address with different
+    /// certificates or names: Pingora's own pool key has no word for those.
+    pub(crate) fn new(pool: &Pool, server: &Server, group: u64) -> Self {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let sni = match server.url.tls {
+            true => pool
+                .tls
+                .sni
+                .clone()
+                .unwrap_or_else(|| server.url.host.clone()),
+            false => String::new(),
+        };
+        let mut peer = HttpPeer::new(nowhere, server.url.tls, sni);
+        peer.group_key = group;
+        peer.options.connection_timeout = pool.timeouts.connect;
+        peer.options.total_connection_timeout = pool.timeouts.connect;
+        peer.options.verify_cert = pool.tls.verify;
+        peer.options.verify_hostname = pool.tls.verify;
+        if !pool.tls.authorities.is_empty() {
+            let authorities = pool.tls.authorities.iter();
+            let wrapped: Vec<_> = authorities
+                .map(|der| WrappedX509::new(der.clone(), parse_x509))
+                .collect();
+            peer.options.ca = Some(wrapped.into());
+        }
+        if let Some(identity) = &pool.tls.identity {
+            let pair = CertKey::new(identity.chain.clone(), identity.key.0.clone());
+            peer.client_cert_key = Some(Arc::new(pair));
+        }
+        debug_assert_eq!(peer.scheme, Scheme::from_tls_bool(server.url.tls));
+        PeerTemplate {
+            peer,
+            authority: server.url.authority(),
+        }
+    }
+
+    /// The peer at one address. A `fresh` one shares no connections with those before, for when a
+    /// kept one turned out to be dead.
+    pub(crate) fn at(&self, address: SocketAddr, fresh: bool) -> HttpPeer {
+        let mut peer = self.peer.clone();
+        peer._address = address.into();
+        if fresh {
+            peer.group_key ^= fastrand::u64(1..);
+        }
+        peer
+    }
+}
+
+/// How often each open connection was used: Pingora does not count, and servers that close after
+/// 100 requests do it without a word.
+#[derive(Default)]
+pub(super) struct Uses(Mutex<HashMap<i32, (SystemTime, u32)>>);
+
+impl Uses {
+    /// Counts one more use of a connection; says how many there were. Descriptors come again, so
+    /// the time of the connection tells whether it is still the same.
+    pub(super) fn count(&self, session: &HttpSession) -> u32 {
+        let (Some(stream), Some(digest)) = (session.stream(), session.digest()) else {
+            return 1;
+        };
+        let opened = digest
+            .timing_digest
+            .last()
+            .and_then(|timing| timing.as_ref())
+            .map(|t| t.established_ts);
+        let opened = opened.unwrap_or(SystemTime::UNIX_EPOCH);
+        let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = uses.entry(stream.id()).or_insert((opened, 0));
+        if entry.0 != opened {
+            *entry = (opened, 0);
+        }
+        entry.1 += 1;
+        entry.1
+    }
+}

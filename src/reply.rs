@@ -1,0 +1,400 @@
+//! Local replies: the answers Trunkline makes itself. The only place an error becomes a status.
+//!
+//! Every constructor is named after what the client learns. Errors have OpenAI's shape, with a
+//! type by which SDKs decide whether to try again: `invalid_request_error` only where the request
+//! is at fault.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use crate::inspect::BodyError;
+use crate::plan::{Outcome, Phase};
+use crate::unit::{Size, printable};
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    /// The error code, or what was answered: a metric label with few values.
+    pub(crate) code: &'static str,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) body: Bytes,
+    pub(crate) is_error: bool,
+}
+
+/// Every code there is, for the metric.
+pub(crate) const CODES: &[&str] = &[
+    "welcome",
+    "healthy",
+    "models",
+    "preflight",
+    "invalid_json",
+    "invalid_multipart",
+    "invalid_request",
+    "no_route",
+    "model_not_found",
+    "body_too_large",
+    "request_timeout",
+    "internal_error",
+    "loop_detected",
+    "upstream_unreachable",
+    "upstream_reset",
+    "upstream_invalid",
+    "upstream_timeout",
+    "no_server_available",
+];
+
+fn error(status: StatusCode, code: &'static str, message: &str, param: Option<&str>) -> Reply {
+    let kind = if status.is_server_error() {
+        "server_error"
+    } else {
+        "invalid_request_error"
+    };
+    let body =
+        json!({ "error": { "message": message, "type": kind, "param": param, "code": code } });
+    let mut reply = plain(status, code, "application/json", body.to_string());
+    reply.is_error = true;
+    reply
+}
+
+fn plain(
+    status: StatusCode,
+    code: &'static str,
+    content_type: &'static str,
+    body: String,
+) -> Reply {
+    Reply {
+        status,
+        code,
+        headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static(content_type))],
+        body: body.into(),
+        is_error: false,
+    }
+}
+
+// === the request is at fault ===
+
+pub(crate) fn invalid_request(message: &str) -> Reply {
+    error(StatusCode::BAD_REQUEST, "invalid_request", message, None)
+}
+
+pub(crate) fn invalid_body(broken: &BodyError) -> Reply {
+    let code = match broken {
+        BodyError::Json(_) => "invalid_json",
+        BodyError::Multipart(_) => "invalid_multipart",
+    };
+    error(
+        StatusCode::BAD_REQUEST,
+        code,
+        &format!("The request body can't be read: {broken}."),
+        None,
+    )
+}
+
+pub(crate) fn no_route(method: &str, path: &str) -> Reply {
+    let message = format!("No route takes {method} {}.", printable(path));
+    error(StatusCode::NOT_FOUND, "no_route", &message, None)
+}
+
+pub(crate) fn model_not_found(model: Option<&str>) -> Reply {
+    let message = match model {
+        Some(model) => format!(
+            "The model `{}` is not served here. GET /v1/models lists those that are.",
+            printable(model)
+        ),
+        None => "The request names no `model`, and none is served here by default.".to_owned(),
+    };
+    error(
+        StatusCode::NOT_FOUND,
+        "model_not_found",
+        &message,
+        Some("model"),
+    )
+}
+
+/// `limit` in bytes.
+pub(crate) fn body_too_large(limit: u64) -> Reply {
+    let message = format!(
+        "The request body is larger than the limit of {} ({limit} bytes).",
+        Size(limit)
+    );
+    error(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        &message,
+        None,
+    )
+}
+
+pub(crate) fn request_timeout() -> Reply {
+    error(
+        StatusCode::REQUEST_TIMEOUT,
+        "request_timeout",
+        "The request body did not arrive in time.",
+        None,
+    )
+}
+
+// === we or the servers are ===
+
+/// Something of ours failed, such as a full disk; the log says what.
+pub(crate) fn internal_error(message: &str) -> Reply {
+    error(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal_error",
+        message,
+        None,
+    )
+}
+
+pub(crate) fn loop_detected() -> Reply {
+    let message =
+        "This request has passed through this proxy before: one of its servers leads back to it.";
+    error(StatusCode::LOOP_DETECTED, "loop_detected", message, None)
+}
+
+pub(crate) fn no_server_available(pools: &str) -> Reply {
+    let message = format!("No server is available: every server of {pools} is down or ejected.");
+    let mut reply = error(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "no_server_available",
+        &message,
+        None,
+    );
+    reply
+        .headers
+        .push((header::RETRY_AFTER, HeaderValue::from_static("1")));
+    final_word(reply)
+}
+
+/// The whole plan failed; `last` is how its last attempt ended, at `server` of `pool`.
+pub(crate) fn plan_failed(last: Outcome, pool: &str, server: &str) -> Reply {
+    let place = format!("`{server}` of pool `{pool}`");
+    let (status, code, message) = match last {
+        Outcome::ConnectFailed => (
+            502,
+            "upstream_unreachable",
+            format!("{place} can't be connected to."),
+        ),
+        Outcome::TlsFailed => (
+            502,
+            "upstream_unreachable",
+            format!("{place} offers no TLS that can be trusted."),
+        ),
+        Outcome::Reset | Outcome::Answered(_) => (
+            502,
+            "upstream_reset",
+            format!("{place} closed the connection before it answered."),
+        ),
+        Outcome::Empty => (
+            502,
+            "upstream_invalid",
+            format!("{place} answered with nothing in it."),
+        ),
+        Outcome::Invalid => (
+            502,
+            "upstream_invalid",
+            format!("{place} did not answer in HTTP."),
+        ),
+        Outcome::TimedOut(phase) => (504, "upstream_timeout", format!("{place} {}.", late(phase))),
+    };
+    let status = StatusCode::from_u16(status).expect("502 and 504 are statuses");
+    final_word(error(status, code, &message, None))
+}
+
+/// What a server did too slowly, naming the limit that passed.
+pub(crate) fn late(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Connect => "did not accept the connection within timeouts.connect",
+        Phase::Send => "did not take the request within timeouts.idle",
+        Phase::FirstByte => "sent no first byte within timeouts.first_byte",
+        Phase::Idle => "fell silent for longer than timeouts.idle",
+        Phase::PerTry => "sent no first byte within retry.per_try_timeout",
+        Phase::Total => "was not done within timeouts.total",
+        Phase::Shutdown => "was not done within shutdown.grace, and the proxy is stopping",
+    }
+}
+
+/// Every server there is was asked: the SDKs retry by themselves and would triple the load.
+fn final_word(mut reply: Reply) -> Reply {
+    reply.headers.push((
+        HeaderName::from_static("x-should-retry"),
+        HeaderValue::from_static("false"),
+    ));
+    reply
+}
+
+/// The frame that ends an event stream that cannot go on; no `[DONE]` follows.
+pub(crate) fn stream_error(code: &str, message: &str) -> Bytes {
+    let error = json!({ "error": { "message": message, "type": "server_error", "param": null, "code": code } });
+    format!("\n\ndata: {error}\n\n").into()
+}
+
+// === answers of our own ===
+
+pub(crate) fn healthy() -> Reply {
+    plain(
+        StatusCode::OK,
+        "healthy",
+        "text/plain; charset=utf-8",
+        "healthy\n".into(),
+    )
+}
+
+/// The public names that can be routed, as OpenAI lists models: name and owner.
+pub(crate) fn models<'a>(names: impl Iterator<Item = (&'a str, &'a str)>) -> Reply {
+    let data: Vec<_> = names
+        .map(|(id, owner)| json!({ "id": id, "object": "model", "created": 0, "owned_by": owner }))
+        .collect();
+    let body = json!({ "object": "list", "data": data });
+    plain(
+        StatusCode::OK,
+        "models",
+        "application/json",
+        body.to_string(),
+    )
+}
+
+pub(crate) fn model(id: &str, owner: &str) -> Reply {
+    let body = json!({ "id": id, "object": "model", "created": 0, "owned_by": owner });
+    plain(
+        StatusCode::OK,
+        "models",
+        "application/json",
+        body.to_string(),
+    )
+}
+
+/// The page at `/`: HTML for browsers, text for everybody else.
+pub(crate) fn welcome(html: bool, endpoints: &[String]) -> Reply {
+    if !html {
+        let mut text = String::from(
+            "Trunkline: one address in front of your voice and LLM servers.\n\nServed here:\n",
+        );
+        for endpoint in endpoints {
+            text.push_str(&format!("  {endpoint}\n"));
+        }
+        text.push_str("\nSet OPENAI_BASE_URL to this address with /v1 behind it.\n");
+        return plain(StatusCode::OK, "welcome", "text/plain; charset=utf-8", text);
+    }
+    let escape = |text: &str| {
+        text.replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+    };
+    let items: String = endpoints
+        .iter()
+        .map(|e| format!("<li><code>{}</code></li>", escape(e)))
+        .collect();
+    let page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <title>Trunkline</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:3em auto;padding:0 1em;\
+         color-scheme:light dark}}code{{font-size:.95em}}</style><h1>Trunkline</h1>\
+         <p>One address in front of your voice and LLM servers. Served here:</p><ul>{items}</ul>\
+         <p>Set <code>OPENAI_BASE_URL</code> to this address with <code>/v1</code> behind it.</p></html>\n"
+    );
+    plain(StatusCode::OK, "welcome", "text/html; charset=utf-8", page)
+}
+
+/// The answer to a browser that asks whether it may call; the listener adds the origin if it may.
+pub(crate) fn preflight(asked_headers: Option<&HeaderValue>) -> Reply {
+    let mut reply = plain(
+        StatusCode::NO_CONTENT,
+        "preflight",
+        "text/plain",
+        String::new(),
+    );
+    let fixed = HeaderValue::from_static;
+    reply.headers = vec![
+        (
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            fixed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        ),
+        (header::ACCESS_CONTROL_MAX_AGE, fixed("86400")),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            asked_headers
+                .cloned()
+                .unwrap_or_else(|| fixed("authorization, content-type")),
+        ),
+    ];
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(reply: &Reply) -> serde_json::Value {
+        serde_json::from_slice(&reply.body).unwrap()
+    }
+
+    #[test]
+    fn errors_have_openais_shape_and_an_honest_type() {
+        let all = [
+            invalid_request("x"),
+            invalid_body(&BodyError::Json("x".into())),
+            no_route("POST", "/v1/x"),
+            model_not_found(Some("m")),
+            body_too_large(1 << 20),
+            loop_detected(),
+            no_server_available("`a`"),
+            plan_failed(Outcome::ConnectFailed, "a", "b"),
+            plan_failed(Outcome::TimedOut(Phase::FirstByte), "a", "b"),
+        ];
+        for reply in all {
+            let error = &parsed(&reply)["error"];
+            let server = reply.status.is_server_error();
+            assert_eq!(
+                error["type"],
+                if server {
+                    "server_error"
+                } else {
+                    "invalid_request_error"
+                }
+            );
+            assert_eq!(error["code"], reply.code);
+            assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()));
+            assert!(error.get("param").is_some());
+            assert!(CODES.contains(&reply.code), "{}", reply.code);
+        }
+    }
+
+    #[test]
+    fn an_exhausted_plan_tells_sdks_not_to_try_again() {
+        let reply = plan_failed(Outcome::TimedOut(Phase::FirstByte), "kokoro", "gpu-a");
+        assert_eq!(reply.status, 504);
+        assert!(
+            reply
+                .headers
+                .iter()
+                .any(|(n, v)| n == "x-should-retry" && v == "false")
+        );
+        assert!(
+            parsed(&reply)["error"]["message"]
+                .as_str()
+                .unwrap()
+                .contains("timeouts.first_byte")
+        );
+        assert!(
+            !model_not_found(None)
+                .headers
+                .iter()
+                .any(|(n, _)| n == "x-should-retry")
+        );
+    }
+
+    #[test]
+    fn names_from_outside_can_not_forge_lines_or_tags() {
+        let reply = model_not_found(Some("a\nb\u{1b}[2J"));
+        assert!(
+            parsed(&reply)["error"]["message"]
+                .as_str()
+                .unwrap()
+                .contains("a\\nb\\u{1b}[2J")
+        );
+        let page = welcome(true, &["<script>".into()]);
+        assert!(!String::from_utf8_lossy(&page.body).contains("<script>"));
+    }
+}

@@ -1,0 +1,333 @@
+//! The route table: which route takes a request. The first match in the order of the file wins.
+//!
+//! A route may ask for something of the body before it was read; then the answer is "read on",
+//! and the same question is asked again with the body's fields at hand.
+
+use std::collections::HashMap;
+
+use http::{HeaderMap, Method};
+
+use crate::config::pattern::Pattern;
+use crate::config::{Match, Route};
+use crate::inspect::{Body, endpoint};
+
+/// What a head says about a request.
+pub(crate) struct Head<'a> {
+    /// In canonical form.
+    pub(crate) path: &'a str,
+    pub(crate) method: &'a Method,
+    /// Without port.
+    pub(crate) host: Option<&'a str>,
+    pub(crate) headers: &'a HeaderMap,
+}
+
+/// What is known about the body by now.
+#[derive(Clone, Copy)]
+pub(crate) enum Known<'a> {
+    /// Only the length, if the head tells it.
+    Length(Option<u64>),
+    /// All of it; fields if it has a form we read.
+    All { length: u64, body: Option<&'a Body> },
+}
+
+/// The answer of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// The index of the route.
+    Found(usize),
+    /// A route that may match asks for something of the body; whether it asks for fields (or only
+    /// for the length).
+    ReadBody { fields: bool },
+    /// None matches; whether one would have, had the model been another.
+    Missing { model: bool },
+}
+
+/// The routes, indexed by their exact paths, so that a long table costs no more than a short one.
+#[derive(Debug)]
+pub(crate) struct RouteTable {
+    /// For each path that routes name without a star: their indices, in order.
+    exact: HashMap<String, Vec<usize>>,
+    /// The routes with a pattern or no path, in order.
+    open: Vec<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    Yes,
+    No,
+    /// Everything known fits, but for the model.
+    NotTheModel,
+    NeedsFields,
+    NeedsLength,
+}
+
+impl RouteTable {
+    pub(crate) fn new(routes: &[Route]) -> Self {
+        let mut exact: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut open = Vec::new();
+        for (n, route) in routes.iter().enumerate() {
+            let paths = &route.conditions.paths;
+            if paths.is_empty() || paths.iter().any(|path| path.exact().is_none()) {
+                open.push(n);
+                continue;
+            }
+            for path in paths.iter().filter_map(Pattern::exact) {
+                let routes = exact
+                    .entry(endpoint::canonical(path.to_owned()))
+                    .or_default();
+                if routes.last() != Some(&n) {
+                    routes.push(n);
+                }
+            }
+        }
+        RouteTable { exact, open }
+    }
+
+    /// The first of `routes` (those the table was made from) that takes the request.
+    pub(crate) fn find(&self, routes: &[Route], head: &Head<'_>, known: Known<'_>) -> Lookup {
+        let mut model = false;
+        for n in self.candidates(head.path) {
+            match fit(&routes[n].conditions, head, known) {
+                Fit::Yes => return Lookup::Found(n),
+                Fit::NeedsFields => return Lookup::ReadBody { fields: true },
+                Fit::NeedsLength => return Lookup::ReadBody { fields: false },
+                Fit::NotTheModel => model = true,
+                Fit::No => {}
+            }
+        }
+        Lookup::Missing { model }
+    }
+
+    /// Whether a route names this path itself, not by a pattern.
+    pub(crate) fn names(&self, path: &str) -> bool {
+        self.exact.contains_key(path)
+    }
+
+    /// The routes whose path may fit, in the order of the file.
+    fn candidates<'a>(&'a self, path: &str) -> impl Iterator<Item = usize> + 'a {
+        let exact = self.exact.get(path).map_or(&[][..], Vec::as_slice);
+        let (mut exact, mut open) = (
+            exact.iter().copied().peekable(),
+            self.open.iter().copied().peekable(),
+        );
+        std::iter::from_fn(move || match (exact.peek(), open.peek()) {
+            (Some(a), Some(b)) if a < b => exact.next(),
+            (Some(_), None) => exact.next(),
+            _ => open.next(),
+        })
+    }
+}
+
+fn fit(conditions: &Match, head: &Head<'_>, known: Known<'_>) -> Fit {
+    let any = |patterns: &[Pattern], text: Option<&str>| {
+        patterns.is_empty() || text.is_some_and(|text| patterns.iter().any(|p| p.matches(text)))
+    };
+    let header =
+        |name: &http::HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
+    // known endpoints may be written without their version
+    let unversioned = head
+        .path
+        .strip_prefix("/v1")
+        .filter(|path| endpoint::canonical((*path).to_owned()) == head.path);
+    let host = || head.host.map(str::to_ascii_lowercase);
+    let path = conditions.paths.is_empty()
+        || conditions
+            .paths
+            .iter()
+            .any(|pattern| match pattern.exact() {
+                Some(exact) => head.path == exact || unversioned == Some(exact),
+                None => {
+                    pattern.matches(head.path)
+                        || unversioned.is_some_and(|path| pattern.matches(path))
+                }
+            });
+    if !path
+        || !(conditions.methods.is_empty() || conditions.methods.contains(head.method))
+        || !(conditions.hosts.is_empty() || any(&conditions.hosts, host().as_deref()))
+        || !conditions
+            .headers
+            .iter()
+            .all(|(name, patterns)| any(patterns, header(name)))
+    {
+        return Fit::No;
+    }
+    if let Some(bound) = conditions.body_larger_than {
+        match known {
+            Known::Length(Some(length)) | Known::All { length, .. } if length <= bound => {
+                return Fit::No;
+            }
+            Known::Length(None) => return Fit::NeedsLength,
+            _ => {}
+        }
+    }
+    if !conditions.asks_for_fields() {
+        return Fit::Yes;
+    }
+    let body = match known {
+        Known::Length(Some(0)) => None,
+        Known::Length(_) => return Fit::NeedsFields,
+        Known::All { body, .. } => body,
+    };
+    let text = |name| body.and_then(|body| body.text(name));
+    match (
+        any(&conditions.voices, text("voice")),
+        any(&conditions.models, text("model")),
+    ) {
+        (true, true) => Fit::Yes,
+        (true, false) => Fit::NotTheModel,
+        (false, _) => Fit::No,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::inspect::Scanner;
+
+    const ROUTES: &str = r#"
+  - { name: big, match: { path: /v1/audio/transcriptions, body_larger_than: 25MiB }, pool: a }
+  - { name: speech, match: { path: [/v1/audio/speech], voice: "af_*" }, pool: a }
+  - { name: gold, match: { path: "/v1/*", headers: { x-tier: gold } }, pool: a }
+  - { name: llama, match: { path: /chat/completions, model: "llama*" }, pool: a }
+  - { name: gpt, match: { path: /v1/chat/completions, model: [gpt-4, "gpt-5*"] }, pool: a }
+  - { name: reads, match: { path: "/v1/*", method: [GET, HEAD] }, pool: a }
+  - { name: voices, match: { path: "/audio/voic*" }, pool: a }
+  - { name: host, match: { host: "*.example.com" }, pool: a }
+"#;
+
+    fn look(
+        method: &str,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        known: Known<'_>,
+    ) -> String {
+        let text = format!("pools: {{ a: {{ servers: ['http://h:1'] }} }}\nroutes:{ROUTES}");
+        let (config, problems) = config::read(&text, std::path::Path::new("."), &|_| None);
+        let config = config.unwrap_or_else(|| panic!("{problems:?}"));
+        let map: HeaderMap = headers
+            .iter()
+            .map(|(n, v)| (http::HeaderName::from_static(n), v.parse().unwrap()))
+            .collect();
+        let head = Head {
+            path,
+            method: &method.parse().unwrap(),
+            host: map.get("host").and_then(|host| host.to_str().ok()),
+            headers: &map,
+        };
+        match RouteTable::new(&config.routes).find(&config.routes, &head, known) {
+            Lookup::Found(n) => config.routes[n].name.clone(),
+            Lookup::ReadBody { fields } => format!("read fields={fields}"),
+            Lookup::Missing { model } => format!("missing model={model}"),
+        }
+    }
+
+    fn with_body(path: &str, text: &str) -> String {
+        let mut scanner = Scanner::new(&HeaderMap::new()).unwrap();
+        scanner.feed(text.as_bytes()).unwrap();
+        let body = scanner.finish().unwrap();
+        let length = text.len() as u64;
+        look(
+            "POST",
+            path,
+            &[],
+            Known::All {
+                length,
+                body: Some(&body),
+            },
+        )
+    }
+
+    #[test]
+    fn the_body_is_asked_for_only_if_a_route_that_may_match_needs_it() {
+        let unread = Known::Length(Some(10));
+        assert_eq!(
+            look("POST", "/v1/audio/speech", &[], unread),
+            "read fields=true"
+        );
+        assert_eq!(
+            look(
+                "POST",
+                "/v1/chat/completions",
+                &[("x-tier", "gold")],
+                unread
+            ),
+            "gold"
+        );
+        assert_eq!(
+            look("GET", "/v1/files", &[], Known::Length(Some(0))),
+            "reads"
+        );
+        assert_eq!(
+            look("POST", "/v1/audio/transcriptions", &[], Known::Length(None)),
+            "read fields=false"
+        );
+        assert_eq!(
+            look(
+                "POST",
+                "/v1/audio/transcriptions",
+                &[],
+                Known::Length(Some(26 << 20))
+            ),
+            "big"
+        );
+        assert_eq!(
+            look(
+                "POST",
+                "/v1/audio/transcriptions",
+                &[],
+                Known::Length(Some(25 << 20))
+            ),
+            "missing model=false"
+        );
+    }
+
+    #[test]
+    fn the_first_written_route_that_fits_wins() {
+        assert_eq!(
+            with_body("/v1/chat/completions", r#"{"model":"llama3"}"#),
+            "llama"
+        );
+        assert_eq!(
+            with_body("/v1/chat/completions", r#"{"model":"gpt-5-mini"}"#),
+            "gpt"
+        );
+        assert_eq!(
+            with_body("/v1/audio/speech", r#"{"voice":"af_sky"}"#),
+            "speech"
+        );
+        assert_eq!(
+            look("PUT", "/v1/audio/voices", &[], Known::Length(Some(0))),
+            "voices"
+        );
+        assert_eq!(
+            look(
+                "GET",
+                "/x",
+                &[("host", "a.example.com")],
+                Known::Length(Some(0))
+            ),
+            "host"
+        );
+    }
+
+    #[test]
+    fn a_missing_route_tells_whether_the_model_was_at_fault() {
+        assert_eq!(
+            with_body("/v1/chat/completions", r#"{"model":"claude"}"#),
+            "missing model=true"
+        );
+        assert_eq!(
+            with_body("/v1/chat/completions", r#"{}"#),
+            "missing model=true"
+        );
+        assert_eq!(
+            with_body("/v1/audio/speech", r#"{"voice":"nova"}"#),
+            "missing model=false"
+        );
+        assert_eq!(
+            with_body("/v1/embeddings", r#"{"model":"x"}"#),
+            "missing model=false"
+        );
+    }
+}

@@ -1,0 +1,282 @@
+//! Finds the addresses of servers and probes them, again and again, off the request path.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use http::{HeaderValue, header};
+use pingora::connectors::http::Connector;
+use pingora::http::RequestHeader;
+use pingora::lb::Backend;
+use pingora::lb::discovery::ServiceDiscovery;
+use pingora::lb::health_check::HealthCheck;
+use pingora::{Error, ErrorType, OrErr, Result};
+use prometheus::{Histogram, IntCounter};
+
+use crate::config::{self, Health};
+use crate::gateway::Gateway;
+use crate::observe::metrics::Metrics;
+use crate::pool::{Pool, Watch};
+use crate::proxy::peer::PeerTemplate;
+
+/// How often host names are resolved again.
+const RESOLVE_EVERY: Duration = Duration::from_secs(10);
+/// How long a resolver may take.
+const RESOLVE_TIME: Duration = Duration::from_secs(5);
+/// How long start-up waits for host names; servers that are not found by then join later.
+const START_TIME: Duration = Duration::from_secs(2);
+
+/// Makes the parts of pools that touch the network.
+pub(crate) struct Watcher {
+    pub(crate) connector: Arc<Connector>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Watcher {
+    /// How server `n` of a pool is found and probed.
+    pub(crate) fn watch(&self, pool: &config::Pool, n: usize) -> Watch {
+        let server = &pool.servers[n];
+        let discovery = Resolve {
+            host: server.url.host.clone(),
+            port: server.url.port,
+        };
+        let check = match &pool.health {
+            Health::Off => None,
+            Health::On {
+                path,
+                timeout,
+                rise,
+                fall,
+                expect,
+                ..
+            } => {
+                let (good, bad, duration) = self.metrics.probes(&pool.name, &server.name);
+                let template = PeerTemplate::new(pool, server, 0);
+                let request = path
+                    .as_ref()
+                    .map(|path| probe_head(server, &template.authority, path));
+                Some(Box::new(Probe {
+                    connector: self.connector.clone(),
+                    template,
+                    request,
+                    expect: expect.clone(),
+                    timeout: *timeout,
+                    rise: *rise as usize,
+                    fall: *fall as usize,
+                    good,
+                    bad,
+                    duration,
+                }) as _)
+            }
+        };
+        Watch {
+            discovery: Box::new(discovery),
+            check,
+        }
+    }
+}
+
+/// Finds all servers once, then keeps finding and probing them for as long as their pool lives.
+/// Pools that `old` had are watched already.
+pub(crate) async fn start(gateway: &Gateway, old: Option<&Gateway>, metrics: &Arc<Metrics>) {
+    let is_new = |pool: &Arc<Pool>| {
+        !old.is_some_and(|old| old.pools.iter().any(|kept| Arc::ptr_eq(kept, pool)))
+    };
+    let new: Vec<_> = gateway
+        .pools
+        .iter()
+        .filter(|pool| is_new(pool))
+        .cloned()
+        .collect();
+    let mut first = tokio::task::JoinSet::new();
+    for pool in &new {
+        for server in 0..pool.config.servers.len() {
+            let pool = pool.clone();
+            first.spawn(async move { find(&pool, server, true).await });
+        }
+    }
+    let _ = tokio::time::timeout(START_TIME, first.join_all()).await;
+    for pool in new {
+        for server in 0..pool.config.servers.len() {
+            tokio::spawn(keep_watching(
+                Arc::downgrade(&pool),
+                server,
+                metrics.clone(),
+            ));
+        }
+    }
+}
+
+async fn keep_watching(pool: std::sync::Weak<Pool>, server: usize, metrics: Arc<Metrics>) {
+    let mut resolved = Instant::now();
+    let mut found = true;
+    loop {
+        let Some(pool) = pool.upgrade() else { return };
+        if resolved.elapsed() >= RESOLVE_EVERY || !found {
+            found = find(&pool, server, found).await;
+            resolved = Instant::now();
+        }
+        for change in pool.probe(server).await {
+            let name = &pool.server(&change.member).name;
+            let state = if change.healthy { "up" } else { "down" };
+            log::info!(
+                "pool {}: server {name} ({}) is {state}",
+                pool.config.name,
+                change.member.address()
+            );
+            metrics.changed_health(&pool.config.name, name, change.healthy);
+        }
+        let interval = match &pool.config.health {
+            Health::On { interval, .. } => *interval,
+            Health::Off => RESOLVE_EVERY,
+        };
+        drop(pool);
+        // a little apart, so that a hundred servers are not all probed in the same millisecond
+        let spread = interval.mul_f64(0.95 + 0.1 * fastrand::f64());
+        tokio::time::sleep(spread).await;
+    }
+}
+
+/// Resolves a server; says whether that worked, and complains when it stops to.
+async fn find(pool: &Pool, server: usize, worked: bool) -> bool {
+    let result = pool.discover(server).await;
+    if let (Err(error), true) = (&result, worked) {
+        let name = &pool.config.servers[server].name;
+        log::warn!(
+            "pool {}: server {name} cannot be found: {error}",
+            pool.config.name
+        );
+    }
+    result.is_ok()
+}
+
+/// The addresses of a host name.
+struct Resolve {
+    host: String,
+    port: u16,
+}
+
+#[async_trait]
+impl ServiceDiscovery for Resolve {
+    async fn discover(&self) -> Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
+        let looking = tokio::net::lookup_host((self.host.as_str(), self.port));
+        let found = tokio::time::timeout(RESOLVE_TIME, looking)
+            .await
+            .or_err_with(ErrorType::ConnectTimedout, || {
+                format!("no answer for the name {}", self.host)
+            })?
+            .or_err_with(ErrorType::ConnectError, || {
+                format!("the name {} does not resolve", self.host)
+            })?;
+        let found: Vec<SocketAddr> = found.collect();
+        // `localhost` is both ::1 and 127.0.0.1, and most boxes listen on one of them
+        let v4_only = found.iter().any(SocketAddr::is_ipv4);
+        let backends = found
+            .into_iter()
+            .filter(|address| address.is_ipv4() || !v4_only)
+            .map(|address| Backend {
+                addr: address.into(),
+                weight: 1,
+                ext: pingora::lb::Extensions::new(),
+            })
+            .collect();
+        Ok((backends, HashMap::new()))
+    }
+}
+
+/// One kind of probe of one server.
+struct Probe {
+    connector: Arc<Connector>,
+    template: PeerTemplate,
+    /// `None`: a connection is enough.
+    request: Option<RequestHeader>,
+    expect: Vec<u16>,
+    timeout: Duration,
+    rise: usize,
+    fall: usize,
+    good: IntCounter,
+    bad: IntCounter,
+    duration: Histogram,
+}
+
+fn probe_head(server: &config::Server, authority: &str, path: &str) -> RequestHeader {
+    let mut head = RequestHeader::build_no_case("GET", path.as_bytes(), Some(5))
+        .expect("a checked path is valid");
+    let mut set = |name, value: &str| {
+        if let Ok(mut value) = HeaderValue::from_str(value) {
+            value.set_sensitive(true);
+            let _ = head.insert_header(name, value);
+        }
+    };
+    set(header::HOST, authority);
+    set(
+        header::USER_AGENT,
+        concat!("trunkline/", env!("CARGO_PKG_VERSION"), " (health check)"),
+    );
+    set(header::CONNECTION, "close");
+    if let Some(key) = &server.key {
+        set(header::AUTHORIZATION, &format!("Bearer {}", key.expose()));
+    }
+    head
+}
+
+#[async_trait]
+impl HealthCheck for Probe {
+    async fn check(&self, target: &Backend) -> Result<()> {
+        let started = Instant::now();
+        let result = match tokio::time::timeout(self.timeout, self.ask(target)).await {
+            Ok(result) => result,
+            Err(_) => Error::e_explain(ErrorType::ReadTimedout, "the probe took too long"),
+        };
+        self.duration.observe(started.elapsed().as_secs_f64());
+        match &result {
+            Ok(()) => self.good.inc(),
+            Err(error) => {
+                self.bad.inc();
+                log::debug!("probe of {}: {error}", target.addr);
+            }
+        }
+        result
+    }
+
+    fn health_threshold(&self, success: bool) -> usize {
+        if success { self.rise } else { self.fall }
+    }
+}
+
+impl Probe {
+    async fn ask(&self, target: &Backend) -> Result<()> {
+        let address = *target
+            .addr
+            .as_inet()
+            .expect("discovery finds IP addresses only");
+        let Some(request) = &self.request else {
+            return tokio::net::TcpStream::connect(address)
+                .await
+                .map(drop)
+                .or_err(ErrorType::ConnectError, "no connection");
+        };
+        // never a kept connection: that one exists does not say that another can be made
+        let (mut session, _) = self
+            .connector
+            .get_http_session(&self.template.at(address, true))
+            .await?;
+        session
+            .write_request_header(Box::new(request.clone()))
+            .await?;
+        session.finish_request_body().await?;
+        session.read_response_header().await?;
+        let status = session
+            .response_header()
+            .map_or(0, |head| head.status.as_u16());
+        if !self.expect.contains(&status) {
+            return Error::e_explain(
+                ErrorType::HTTPStatus(status),
+                "not a status that was expected",
+            );
+        }
+        Ok(())
+    }
+}

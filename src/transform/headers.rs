@@ -1,0 +1,313 @@
+//! Which headers cross a hop, and which never do.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::{Auth, Pool, Server};
+
+/// Headers that belong to one connection (RFC 9110, section 7.6.1), and those of the framing,
+/// which the relay writes itself.
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "content-length",
+    "host",
+    "expect",
+    "http2-settings",
+];
+
+/// Headers that say who a client is to a service. One pool's must not reach another.
+const CREDENTIALS: &[&str] = &[
+    "authorization",
+    "x-api-key",
+    "api-key",
+    "xi-api-key",
+    "x-goog-api-key",
+    "x-auth-token",
+    "ocp-apim-subscription-key",
+    "openai-organization",
+    "openai-project",
+];
+
+/// Headers only we may set: what a client says of itself here is hearsay.
+const OURS: &[&str] = &[
+    "cookie",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-real-ip",
+    "x-request-id",
+    "traceparent",
+    "via",
+];
+
+/// Answers hold these only if we wrote them.
+const OURS_IN_ANSWERS: &[&str] = &["x-backend", "x-attempts"];
+
+/// What is known about a request when its headers are written for a server.
+pub(crate) struct Hop<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) traceparent: &'a str,
+    /// Our name in `Via`, by which a request that comes back is known.
+    pub(crate) via: &'a str,
+    /// The client's address.
+    pub(crate) client: Option<std::net::IpAddr>,
+    /// The `Host` the client asked for.
+    pub(crate) host: Option<&'a str>,
+}
+
+/// The headers that `server` of `pool` gets, but for host and framing.
+pub(crate) fn to_server(
+    client: &HeaderMap,
+    pool: &Pool,
+    server: &Server,
+    hop: &Hop<'_>,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let nominated = nominated(client);
+    let rules = &pool.headers;
+    let mut out: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(client.len() + 8);
+    for (name, value) in client {
+        let text = name.as_str();
+        let dropped = HOP_BY_HOP.contains(&text)
+            || OURS.contains(&text)
+            || (server.auth != Auth::Passthrough && CREDENTIALS.contains(&text))
+            // some servers take `_` for `-`, so such a name could be another header in disguise
+            || text.contains('_')
+            || nominated.iter().any(|n| n.eq_ignore_ascii_case(text))
+            || rules.remove.contains(name)
+            || rules.set.iter().any(|(set, _)| set == name);
+        if !dropped {
+            out.push((name.clone(), value.clone()));
+        }
+    }
+    let mut own = |name: HeaderName, text: &str| {
+        let ruled = rules.remove.contains(&name) || rules.set.iter().any(|(set, _)| *set == name);
+        if let (Ok(value), false) = (HeaderValue::from_str(text), ruled) {
+            out.push((name, value));
+        }
+    };
+    own(HeaderName::from_static("x-request-id"), hop.request_id);
+    own(HeaderName::from_static("traceparent"), hop.traceparent);
+    // a service on the internet has no use for addresses of this network, nor for the hops in it
+    if !pool.is_cloud() {
+        own(header::VIA, hop.via);
+        if let Some(client) = hop.client {
+            own(
+                HeaderName::from_static("x-forwarded-for"),
+                &client.to_canonical().to_string(),
+            );
+        }
+        if let Some(host) = hop.host {
+            own(HeaderName::from_static("x-forwarded-host"), host);
+        }
+        own(HeaderName::from_static("x-forwarded-proto"), "http");
+    }
+    if let Some(key) = &server.key
+        && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
+    {
+        value.set_sensitive(true);
+        out.push((header::AUTHORIZATION, value));
+    }
+    out.extend(rules.set.iter().cloned());
+    out
+}
+
+/// The headers of a server's answer that the client gets, but for framing. The server's own
+/// request id moves aside for ours.
+pub(crate) fn to_client(answer: &HeaderMap, server: &Server) -> Vec<(HeaderName, HeaderValue)> {
+    let nominated = nominated(answer);
+    let mut out = Vec::with_capacity(answer.len() + 8);
+    for (name, value) in answer {
+        let text = name.as_str();
+        let dropped = HOP_BY_HOP.contains(&text)
+            || OURS_IN_ANSWERS.contains(&text)
+            || nominated.iter().any(|n| n.eq_ignore_ascii_case(text));
+        if dropped {
+            continue;
+        }
+        let name = match text {
+            "x-request-id" => HeaderName::from_static("x-upstream-request-id"),
+            _ => name.clone(),
+        };
+        out.push((name, masked(value, server)));
+    }
+    out
+}
+
+/// A server that repeats its key back must not hand it to a client.
+fn masked(value: &HeaderValue, server: &Server) -> HeaderValue {
+    let holds_key = server.key.as_ref().is_some_and(|key| {
+        memchr::memmem::find(value.as_bytes(), key.expose().as_bytes()).is_some()
+    });
+    if holds_key {
+        HeaderValue::from_static("[redacted]")
+    } else {
+        value.clone()
+    }
+}
+
+/// The headers that `Connection` declares to be of this hop only.
+fn nominated(headers: &HeaderMap) -> Vec<&str> {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn pool(text: &str) -> Pool {
+        let text = format!(
+            "pools: {{ a: {{ servers: ['http://h:1'], {text} }} }}\nroutes: [{{ pool: a }}]"
+        );
+        let (config, problems) = config::read(&text, std::path::Path::new("."), &|_| None);
+        config
+            .unwrap_or_else(|| panic!("{problems:?}"))
+            .pools
+            .remove(0)
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
+            .collect()
+    }
+
+    fn sent(client: &HeaderMap, pool: &Pool) -> Vec<String> {
+        let hop = Hop {
+            request_id: "id",
+            traceparent: "00-t",
+            via: "1.1 trunkline-x",
+            client: Some([10, 0, 0, 9].into()),
+            host: Some("edge"),
+        };
+        to_server(client, pool, &pool.servers[0], &hop)
+            .iter()
+            .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
+            .collect()
+    }
+
+    const CLIENT: &[(&str, &str)] = &[
+        ("authorization", "Bearer sk-client"),
+        ("x-api-key", "sk-client"),
+        ("x_api_key", "sk-client"),
+        ("cookie", "session=sk-client"),
+        ("openai-organization", "org-client"),
+        ("connection", "keep-alive, x-secret"),
+        ("x-secret", "sk-client"),
+        ("transfer-encoding", "chunked"),
+        ("x-forwarded-for", "1.2.3.4"),
+        ("user-agent", "test"),
+    ];
+
+    #[test]
+    fn a_local_box_sees_no_key_and_is_told_who_asks() {
+        let sent = sent(&headers(CLIENT), &pool("kind: kokoro"));
+        assert!(sent.iter().all(|line| !line.contains("client")), "{sent:?}");
+        assert!(sent.iter().any(|line| line == "x-forwarded-for: 10.0.0.9"));
+        assert!(sent.iter().any(|line| line == "user-agent: test"));
+        assert!(sent.iter().any(|line| line == "x-request-id: id"));
+    }
+
+    #[test]
+    fn an_injected_key_is_the_only_one() {
+        let sent = sent(&headers(CLIENT), &pool("kind: openai, api_key: sk-pool"));
+        assert!(sent.iter().all(|line| !line.contains("client")), "{sent:?}");
+        assert!(sent.contains(&"authorization: Bearer sk-pool".to_owned()));
+        assert!(
+            sent.iter().all(|line| !line.starts_with("x-forwarded")),
+            "nothing of this network leaves it"
+        );
+    }
+
+    #[test]
+    fn passthrough_passes_keys_and_nothing_of_the_connection() {
+        let sent = sent(&headers(CLIENT), &pool("kind: openai"));
+        assert!(sent.contains(&"authorization: Bearer sk-client".to_owned()));
+        assert!(sent.contains(&"openai-organization: org-client".to_owned()));
+        for gone in [
+            "cookie",
+            "x-secret",
+            "connection",
+            "transfer-encoding",
+            "x_api_key",
+        ] {
+            assert!(
+                !sent.iter().any(|line| line.starts_with(gone)),
+                "{gone} in {sent:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn header_rules_have_the_last_word() {
+        let pool = pool(
+            "headers: { set: { user-agent: ours, x-team: voice, x-request-id: mine }, remove: [accept, via] }",
+        );
+        let mut client = headers(CLIENT);
+        client.insert("accept", HeaderValue::from_static("*/*"));
+        let sent = sent(&client, &pool);
+        assert_eq!(
+            sent.iter()
+                .filter(|line| line.starts_with("user-agent"))
+                .count(),
+            1
+        );
+        assert!(
+            sent.contains(&"user-agent: ours".to_owned())
+                && sent.contains(&"x-team: voice".to_owned())
+        );
+        assert!(
+            !sent
+                .iter()
+                .any(|line| line.starts_with("accept") || line.starts_with("via"))
+        );
+        assert_eq!(
+            sent.iter()
+                .filter(|line| line.starts_with("x-request-id"))
+                .count(),
+            1
+        );
+    }
+
+    #[test]
+    fn answers_lose_what_belongs_to_the_hop_or_to_us() {
+        let server = headers(&[
+            ("x-request-id", "req-theirs"),
+            ("x-backend", "forged"),
+            ("retry-after", "3"),
+            ("x-ratelimit-remaining-requests", "7"),
+            ("keep-alive", "timeout=5"),
+            ("x-debug", "your key is sk-pool"),
+        ]);
+        let got: Vec<String> =
+            to_client(&server, &pool("kind: openai, api_key: sk-pool").servers[0])
+                .iter()
+                .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
+                .collect();
+        for line in [
+            "x-upstream-request-id: req-theirs",
+            "retry-after: 3",
+            "x-ratelimit-remaining-requests: 7",
+            "x-debug: [redacted]",
+        ] {
+            assert!(got.contains(&line.to_owned()), "{line} not in {got:?}");
+        }
+        assert_eq!(got.len(), 4);
+    }
+}

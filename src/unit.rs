@@ -1,0 +1,294 @@
+//! The small units everything else is written in: durations, sizes, shares, secrets and ids.
+//!
+//! They know how they are spelled in a configuration file and nothing about what they are used for.
+
+use std::fmt;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer};
+
+/// A length of time as written in the file: a number with a unit (`250ms`, `5s`, `10m`, `1h30m`).
+/// `0s` means "none" wherever a limit is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Span(pub(crate) Duration);
+
+/// Longest span: beyond it is a typing error, and the end of the clock.
+const MAX_SPAN: Duration = Duration::from_secs(366 * 24 * 3600);
+
+impl Span {
+    pub(crate) const fn secs(seconds: u64) -> Self {
+        Span(Duration::from_secs(seconds))
+    }
+
+    /// The limit this span sets; `None` for `0s`.
+    pub(crate) fn limit(self) -> Option<Duration> {
+        (!self.0.is_zero()).then_some(self.0)
+    }
+}
+
+impl std::str::FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            return Err(format!(
+                "`{text}` has no unit; write `{text}s`, `{text}ms` or `{text}m`"
+            ));
+        }
+        let duration = humantime::parse_duration(text).map_err(|_| {
+            format!("`{text}` is not a duration; write a number and a unit, such as `250ms`, `5s` or `10m`")
+        })?;
+        if duration > MAX_SPAN {
+            return Err(format!("`{text}` is longer than a year"));
+        }
+        Ok(Span(duration))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+/// A number of bytes as written in the file: `25MiB`, `64KiB`, `1GB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl Size {
+    pub(crate) const fn mib(n: u64) -> Self {
+        Size(n * 1024 * 1024)
+    }
+}
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if !text.is_empty() && text != "0" && text.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(format!(
+                "`{text}` has no unit; write `{text}MiB`, `{text}KiB` or `{text}B`"
+            ));
+        }
+        text.parse::<bytesize::ByteSize>()
+            .map(|size| Size(size.as_u64()))
+            .map_err(|_| {
+                format!("`{text}` is not a size; write a number and a unit, such as `25MiB`")
+            })
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        bytesize::ByteSize(self.0).display().iec().fmt(f)
+    }
+}
+
+/// A share as written in the file, in percent: `20%`. Between 0 and 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Percent(pub(crate) u8);
+
+impl std::str::FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.trim().trim_end_matches('%').trim_end();
+        match number.parse::<u8>() {
+            Ok(n) if n <= 100 => Ok(Percent(n)),
+            _ => Err(format!(
+                "`{text}` is not a share; write a whole number from `0%` to `100%`"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+/// Reads a unit from its text, so that serde reports our message at the scalar's own place.
+macro_rules! text_unit {
+    ($unit:ident, $name:literal, $pattern:literal, $example:literal) => {
+        impl<'de> Deserialize<'de> for $unit {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+
+        impl JsonSchema for $unit {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": ["string", "integer"], "pattern": $pattern, "examples": [$example] })
+            }
+        }
+    };
+}
+
+text_unit!(Span, "Duration", r"^\s*([0-9.]+\s*[a-zA-Zµ]+\s*)+$", "5s");
+text_unit!(
+    Size,
+    "Size",
+    r"^\s*(0|[0-9.]+\s*[kKmMgGtT]?i?[bB]?)\s*$",
+    "25MiB"
+);
+text_unit!(Percent, "Percent", r"^\s*[0-9]{1,3}\s*%?\s*$", "20%");
+
+/// A credential. Printing it in any way shows `[redacted]`, so that logging a configuration is
+/// safe by construction; [`Secret::expose`] is the only way to the text.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Secret(text.into())
+    }
+
+    /// The text itself, for the one place that puts it into a request.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Longest request id taken over from a client, in characters.
+const REQUEST_ID_MAX: usize = 128;
+
+/// Whether a client's `x-request-id` may be kept: 1 to 128 characters of `[A-Za-z0-9._-]`, so
+/// that it is safe in a header, a log line and a file name.
+pub(crate) fn is_request_id(text: &str) -> bool {
+    (1..=REQUEST_ID_MAX).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// A fresh request id: 32 hexadecimal digits. An id has to be different, not secret, so it does not
+/// ask the system for randomness: three such calls were a tenth of a small request's time.
+pub(crate) fn new_request_id() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}
+
+/// Whether `text` is a W3C trace context we can continue (`00-<32 hex>-<16 hex>-<2 hex>`, no
+/// all-zero ids; <https://www.w3.org/TR/trace-context/#traceparent-header>).
+pub(crate) fn is_traceparent(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let [version, trace, parent, flags] = parts[..] else {
+        return false;
+    };
+    let hex = |s: &str, n: usize| {
+        s.len() == n && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    version == "00"
+        && hex(trace, 32)
+        && hex(parent, 16)
+        && hex(flags, 2)
+        && trace.bytes().any(|b| b != b'0')
+        && parent.bytes().any(|b| b != b'0')
+}
+
+/// A fresh, sampled trace context.
+pub(crate) fn new_traceparent() -> String {
+    format!(
+        "00-{:032x}-{:016x}-01",
+        fastrand::u128(1..),
+        fastrand::u64(1..)
+    )
+}
+
+/// `text` with everything that could move a terminal's cursor or forge a line made visible.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let escaped = c.is_control();
+            let mut plain = (!escaped).then_some(c);
+            let mut hidden = escaped.then(|| c.escape_default());
+            std::iter::from_fn(move || plain.take().or_else(|| hidden.as_mut()?.next()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!("250ms".parse(), Ok(Span(Duration::from_millis(250))));
+        assert_eq!("1h30m".parse(), Ok(Span::secs(5400)));
+        assert_eq!(
+            "5".parse::<Span>().unwrap_err(),
+            "`5` has no unit; write `5s`, `5ms` or `5m`"
+        );
+        assert!(
+            "soon"
+                .parse::<Span>()
+                .unwrap_err()
+                .contains("not a duration")
+        );
+    }
+
+    #[test]
+    fn zero_seconds_means_no_limit() {
+        assert_eq!(Span::secs(0).limit(), None);
+        assert_eq!(Span::secs(2).limit(), Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn sizes_and_shares_are_read_with_their_units() {
+        assert_eq!("25MiB".parse(), Ok(Size::mib(25)));
+        assert_eq!("1KB".parse(), Ok(Size(1000)));
+        assert!("25".parse::<Size>().unwrap_err().contains("has no unit"));
+        assert_eq!("20%".parse(), Ok(Percent(20)));
+        assert!("120%".parse::<Percent>().is_err());
+    }
+
+    #[test]
+    fn a_secret_never_prints_itself() {
+        let secret = Secret::new("sk-canary");
+        assert_eq!(format!("{secret:?}"), "[redacted]");
+        assert_eq!(secret.expose(), "sk-canary");
+    }
+
+    #[test]
+    fn request_ids_are_short_and_plain() {
+        assert!(is_request_id("a-1_B.2"));
+        for bad in ["", "a b", "a\n", "é", &"x".repeat(129)] {
+            assert!(!is_request_id(bad), "{bad:?}");
+        }
+        assert!(is_request_id(&new_request_id()));
+    }
+
+    #[test]
+    fn trace_contexts_are_checked_before_they_are_continued() {
+        assert!(is_traceparent(&new_traceparent()));
+        for bad in [
+            "",
+            "00-0-0-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+        ] {
+            assert!(!is_traceparent(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn control_characters_are_shown_not_sent_to_a_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
+        assert_eq!(printable("naïve"), "naïve");
+    }
+}

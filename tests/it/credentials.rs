@@ -1,0 +1,214 @@
+//! Keys reach the servers they are for, and nothing else.
+
+use crate::support::{Gateway, Request, Server};
+
+const CLIENT: &str = "sk-client-canary";
+const POOL_A: &str = "sk-pool-a-canary";
+const POOL_B: &str = "sk-pool-b-canary";
+
+fn with_keys(request: Request) -> Request {
+    [
+        ("authorization", format!("Bearer {CLIENT}")),
+        ("x-api-key", CLIENT.into()),
+        ("api-key", CLIENT.into()),
+        ("x-goog-api-key", CLIENT.into()),
+        ("x_api_key", CLIENT.into()),
+        ("proxy-authorization", format!("Basic {CLIENT}")),
+        ("x-auth-token", CLIENT.into()),
+        ("ocp-apim-subscription-key", CLIENT.into()),
+        ("cookie", format!("session={CLIENT}")),
+        ("connection", "keep-alive, x-nominated".into()),
+        ("x-nominated", CLIENT.into()),
+    ]
+    .iter()
+    .fold(request, |request, (name, value)| {
+        request.header(name, value)
+    })
+}
+
+#[test]
+fn each_pool_gets_its_own_key_and_never_anothers() {
+    let (a, b, local) = (
+        Server::failing(503),
+        Server::failing(503),
+        Server::named("local"),
+    );
+    let gateway = Gateway::start_with(
+        &format!(
+            r#"
+pools:
+  a: {{ kind: openai, servers: ["{}/v1"], api_key: "${{KEY_A}}" }}
+  b: {{ kind: openai, servers: ["{}/v1"], api_key: "${{KEY_B}}" }}
+  local: {{ kind: kokoro, servers: ["{}/v1"], health: false }}
+routes: [{{ pool: a, fallback: [b, local] }}]
+"#,
+            a.url(),
+            b.url(),
+            local.url()
+        ),
+        &[("KEY_A", POOL_A), ("KEY_B", POOL_B)],
+    );
+    let target = format!("/v1/audio/speech?key={CLIENT}&api_key={CLIENT}&keep=1");
+    let answer = gateway.send(&with_keys(Request::json(&target, "{}")));
+    assert_eq!(answer.json()["served_by"], "local");
+    let [to_a, to_b, to_local] = [&a, &b, &local].map(|server| server.seen().remove(0).text());
+    for (text, own) in [
+        (&to_a, Some(POOL_A)),
+        (&to_b, Some(POOL_B)),
+        (&to_local, None),
+    ] {
+        for key in [CLIENT, POOL_A, POOL_B] {
+            let times = text.matches(key).count();
+            assert_eq!(times, usize::from(own == Some(key)), "{key} in\n{text}");
+        }
+        assert!(text.contains("keep=1"));
+    }
+    assert!(to_a.contains(&format!("authorization: Bearer {POOL_A}")));
+}
+
+#[test]
+fn without_a_key_the_cloud_gets_the_clients_and_a_local_box_none() {
+    let (cloud, local) = (Server::named("cloud"), Server::named("local"));
+    let gateway = Gateway::start(&format!(
+        r#"
+pools:
+  cloud: {{ kind: openai, servers: ["{}/v1"], health: false }}
+  local: {{ servers: ["{}/v1"], health: false }}
+routes:
+  - {{ match: {{ path: /v1/audio/speech }}, pool: local }}
+  - {{ pool: cloud }}
+"#,
+        cloud.url(),
+        local.url()
+    ));
+    gateway.send(&with_keys(Request::json("/v1/chat/completions", "{}")));
+    gateway.send(&with_keys(Request::json("/v1/audio/speech", "{}")));
+    let to_cloud = cloud.seen().remove(0);
+    assert_eq!(
+        to_cloud.header("authorization"),
+        Some(format!("Bearer {CLIENT}").as_str())
+    );
+    for name in ["cookie", "x-nominated", "proxy-authorization", "x_api_key"] {
+        assert_eq!(to_cloud.header(name), None, "{name}");
+    }
+    assert_eq!(
+        to_cloud.header("x-forwarded-for"),
+        None,
+        "the cloud learns nothing of this network"
+    );
+    let to_local = local.seen().remove(0);
+    assert!(!to_local.text().contains(CLIENT), "{}", to_local.text());
+    assert_eq!(to_local.header("x-forwarded-for"), Some("127.0.0.1"));
+}
+
+#[test]
+fn servers_of_one_pool_can_want_different_keys() {
+    let (cloud, local) = (Server::named("cloud"), Server::named("local"));
+    let gateway = Gateway::start_with(
+        &format!(
+            "pools: {{ p: {{ servers: [{{ url: '{}', name: cloud, api_key: '${{KEY}}' }}, {{ url: '{}', name: local }}], health: false }} }}\nroutes: [{{ pool: p }}]",
+            cloud.url(),
+            local.url()
+        ),
+        &[("KEY", POOL_A)],
+    );
+    for _ in 0..4 {
+        gateway.send(&with_keys(Request::json("/v1/x", "{}")));
+    }
+    assert!(
+        cloud
+            .seen()
+            .iter()
+            .all(|seen| seen.header("authorization") == Some(&format!("Bearer {POOL_A}")))
+    );
+    assert!(
+        local
+            .seen()
+            .iter()
+            .all(|seen| !seen.text().contains("canary"))
+    );
+}
+
+/// Plants keys, goes every way a request can go, and looks into everything that comes out.
+#[test]
+fn no_secret_is_in_a_log_a_metric_a_status_an_error_or_what_a_command_prints() {
+    let folder = tempfile::tempdir().unwrap();
+    let key_file = folder.path().join("key");
+    std::fs::write(&key_file, format!("{POOL_B}\n")).unwrap();
+    let echoing = Server::fake(|seen, wire| {
+        // repeats its key in a header, as some do when they refuse it
+        let key = seen.header("authorization").unwrap_or_default().to_owned();
+        wire.answer(
+            401,
+            &[("x-debug", &key), ("content-type", "application/json")],
+            "{\"error\":{\"message\":\"no\"}}",
+        );
+        true
+    });
+    let refused = Server::refused();
+    let yaml = format!(
+        r#"
+pools:
+  a: {{ kind: openai, servers: ["{}/v1"], api_key: "${{KEY_A}}", headers: {{ set: {{ x-team: "sk-header-canary" }} }} }}
+  b: {{ kind: openai, servers: ["http://{refused}/v1"], api_key_file: "{}" }}
+routes:
+  - {{ match: {{ path: /v1/embeddings }}, pool: b }}
+  - {{ match: {{ path: /v1/chat/completions, model: "gpt*" }}, pool: a }}
+"#,
+        echoing.url(),
+        key_file.display()
+    );
+    let gateway = Gateway::start_with(&yaml, &[("KEY_A", POOL_A)]);
+    let mut out = Vec::new();
+    for request in [
+        Request::json("/v1/chat/completions", r#"{"model":"gpt-4"}"#),
+        Request::json(
+            "/v1/chat/completions",
+            &format!(r#"{{"model":"gpt-4","key":"{CLIENT}""#),
+        ),
+        Request::json("/v1/embeddings", "{}"),
+        Request::json("/v1/nothing", "{}"),
+        Request::get("/v1/models"),
+        Request::get("/"),
+    ] {
+        let answer = gateway.send(&with_keys(request));
+        out.push(format!("{:?} {}", answer.headers, answer.text()));
+    }
+    for path in ["/status", "/metrics", "/healthz", "/readyz", "/"] {
+        out.push(gateway.ask_admin(path).text());
+    }
+    gateway.access_log(6);
+    out.push(std::fs::read_to_string(gateway.access_log_path()).unwrap());
+    out.push(gateway.stderr());
+    for arguments in [
+        &["config", "show"][..],
+        &["check-config"],
+        &["check-config", "--format", "json"],
+        &["route", "POST", "/v1/chat/completions", "--model", "gpt-4"],
+    ] {
+        let output = std::process::Command::new(crate::support::gateway::BINARY)
+            .args(arguments)
+            .arg("--config")
+            .arg(gateway.config_path())
+            .env("KEY_A", POOL_A)
+            .output()
+            .unwrap();
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(!text.is_empty(), "{arguments:?}");
+        out.push(text);
+    }
+    for text in &out {
+        // the file itself holds one, and check-config may show that line
+        for key in [CLIENT, POOL_A, POOL_B] {
+            assert!(!text.contains(key), "{key} in {text}");
+        }
+    }
+    assert!(
+        echoing.seen()[0].text().contains(POOL_A),
+        "the keys were really in use"
+    );
+}

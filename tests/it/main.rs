@@ -1,0 +1,22 @@
+//! The real binary against fake servers on real sockets, one module a subject.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on stops where it stands"
+)]
+#![allow(unreachable_pub, reason = "`support` is a small library of its own")]
+
+mod cli;
+mod credentials;
+mod embedded;
+mod endpoints;
+mod fallback;
+mod layers;
+mod lifecycle;
+mod observe;
+mod regression;
+mod routing;
+mod samples;
+mod sdk;
+mod streaming;
+mod support;

@@ -1,0 +1,25 @@
+//! What the tests are made of: fake servers, the real binary, a plain HTTP client.
+//!
+//! Everything blocks and everything is a real socket. A test reads as: servers, gateway, client,
+//! assertions.
+
+pub mod client;
+pub mod gateway;
+pub mod server;
+pub mod tls;
+
+pub use client::{Answer, Request, form};
+pub use gateway::Gateway;
+pub use server::{Seen, Server};
+
+use std::time::{Duration, Instant};
+
+/// Asks again until `condition` holds; for what happens in its own time. Panics after 10 s.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < end, "not in 10 s: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
