@@ -1,0 +1,301 @@
+//! Keys that can be written in more than one form: a value or a list, a scalar or a map, `false`.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::{Fallback, FallbackMap, Server};
+
+// === impl List ===
+
+/// A list in which one value may stand alone.
+#[derive(Clone, Debug)]
+pub(crate) struct List<T>(pub(crate) Vec<T>);
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        List(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(List)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for List<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("ListOf{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [one.clone(), { "type": "array", "items": one }] })
+    }
+}
+
+// === impl Ordered ===
+
+/// A map that keeps the order of the file.
+#[derive(Debug)]
+pub(crate) struct Ordered<T>(pub(crate) Vec<(String, T)>);
+
+impl<T> Default for Ordered<T> {
+    fn default() -> Self {
+        Ordered(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Ordered<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+            type Value = Ordered<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of names")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ordered<T>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Ordered(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Ordered<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("MapOf{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<BTreeMap<String, T>>()
+    }
+}
+
+// === impl OrFalse ===
+
+/// Something that `false` switches off.
+#[derive(Debug)]
+pub(crate) enum OrFalse<T> {
+    Off,
+    On(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OrFalse<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MapOrFalse<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for MapOrFalse<T> {
+            type Value = OrFalse<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map or `false`")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<OrFalse<T>, E> {
+                match on {
+                    false => Ok(OrFalse::Off),
+                    true => Err(E::invalid_type(de::Unexpected::Bool(true), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OrFalse<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(OrFalse::On)
+            }
+        }
+
+        deserializer.deserialize_any(MapOrFalse(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OrFalse<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("{}OrFalse", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let on = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [on, { "const": false }] })
+    }
+}
+
+// === impl Server, Fallback: a scalar or a map ===
+
+/// Reads a `T` from its short form, a scalar, or from its map `M`.
+struct Short<T, M>(&'static str, fn(String) -> T, PhantomData<M>);
+
+impl<'de, T, M: Deserialize<'de> + Into<T>> Visitor<'de> for Short<T, M> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        Ok((self.1)(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        M::deserialize(MapAccessDeserializer::new(map)).map(Into::into)
+    }
+}
+
+/// The servers of a pool: URLs and maps.
+#[derive(Debug, Default)]
+pub(crate) struct ServerList(pub(crate) Vec<Server>);
+
+struct ServerEntry(Server);
+
+impl From<Server> for ServerEntry {
+    fn from(server: Server) -> Self {
+        ServerEntry(server)
+    }
+}
+
+impl<'de> Deserialize<'de> for ServerEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let from_url = |url| {
+            ServerEntry(Server {
+                url,
+                ..Server::default()
+            })
+        };
+        deserializer.deserialize_any(Short::<_, Server>(
+            "a URL or a map with `url`",
+            from_url,
+            PhantomData,
+        ))
+    }
+}
+
+impl<'de> Deserialize<'de> for ServerList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Servers;
+
+        impl<'de> Visitor<'de> for Servers {
+            type Value = ServerList;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of servers")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ServerList, A::Error> {
+                let mut servers = Vec::new();
+                while let Some(ServerEntry(server)) = seq.next_element()? {
+                    servers.push(server);
+                }
+                Ok(ServerList(servers))
+            }
+        }
+
+        deserializer.deserialize_seq(Servers)
+    }
+}
+
+impl JsonSchema for ServerList {
+    fn schema_name() -> Cow<'static, str> {
+        "Servers".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<Server>();
+        let url = json_schema!({ "type": "string" });
+        json_schema!({ "anyOf": [url, { "type": "array", "items": { "anyOf": [url, map] } }] })
+    }
+}
+
+impl From<FallbackMap> for Fallback {
+    fn from(map: FallbackMap) -> Self {
+        Fallback {
+            pool: map.pool,
+            set: map.set,
+            default: map.default,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Fallback {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let from_name = |pool| Fallback {
+            pool,
+            set: BTreeMap::new(),
+            default: BTreeMap::new(),
+        };
+        let short = Short::<_, FallbackMap>(
+            "the name of a pool or a map with `pool`",
+            from_name,
+            PhantomData,
+        );
+        deserializer.deserialize_any(short)
+    }
+}
+
+impl JsonSchema for Fallback {
+    fn schema_name() -> Cow<'static, str> {
+        "Fallback".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<FallbackMap>();
+        json_schema!({ "anyOf": [{ "type": "string" }, map] })
+    }
+}
+
+// === impl RetryOn ===
+
+/// A reason to try another server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RetryOn {
+    /// No connection, or no TLS on it.
+    Connect,
+    /// The connection broke, or what came is not an answer.
+    Reset,
+    /// A limit of `timeouts` passed.
+    Timeout,
+    /// An answer with this status.
+    Status(u16),
+}
+
+impl<'de> Deserialize<'de> for RetryOn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "connect" => Ok(RetryOn::Connect),
+            "reset" => Ok(RetryOn::Reset),
+            "timeout" => Ok(RetryOn::Timeout),
+            other => match other.parse() {
+                Ok(status @ 400..=599) => Ok(RetryOn::Status(status)),
+                _ => Err(de::Error::custom(format!(
+                    "`{other}` is not a reason to retry; write `connect`, `reset`, `timeout` or a status from 400 to 599"
+                ))),
+            },
+        }
+    }
+}
+
+impl JsonSchema for RetryOn {
+    fn schema_name() -> Cow<'static, str> {
+        "RetryOn".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "enum": ["connect", "reset", "timeout"] },
+            { "type": "integer", "minimum": 400, "maximum": 599 },
+        ] })
+    }
+}
