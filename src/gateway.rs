@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use crate::config::{self, Config, PoolId};
 use crate::inspect::Body;
+use crate::inspect::endpoint::Operation;
 use crate::observe::metrics::{Metrics, PoolMetrics, RouteMetrics};
 use crate::observe::status::{PoolStatus, RouteStatus, ServerStatus};
 use crate::plan::Budget;
 use crate::pool::{Pool, Watch};
 use crate::reply::{self, Reply};
 use crate::route::{Head, Known, Lookup, RouteTable};
-use crate::transform::fields::{self, Edits};
+use crate::transform::fields::{self, Rewritten};
 
 /// The running form of a [`Config`].
 pub(crate) struct Gateway {
@@ -58,7 +59,7 @@ impl Gateway {
             budgets: config
                 .routes
                 .iter()
-                .map(|route| route.retry.budget.map(Budget::new))
+                .map(|route| route.retry.budget.map(|share| Budget::new(share, now)))
                 .collect(),
             route_metrics: config
                 .routes
@@ -85,11 +86,25 @@ impl Gateway {
         &self.pools[id.0]
     }
 
-    /// Whether a route may change fields of the body, so that it has to be read.
-    pub(crate) fn rewrites(&self, route: usize) -> bool {
-        self.config.routes[route].targets.iter().any(|target| {
+    /// Whether a route may change fields of the body, or must know them, so that it has to be read.
+    pub(crate) fn rewrites(&self, route: usize, operation: Option<Operation>) -> bool {
+        let route = &self.config.routes[route];
+        let speech = operation == Some(Operation::Speech);
+        if speech && route.hedge.is_some() {
+            return true;
+        }
+        route.targets.iter().any(|target| {
             let pool = self.config.pool(target.pool);
-            target.fields != config::Fields::default()
+            let by_kind = pool.kind.is_some_and(|kind| {
+                let fixes = kind.fixes(operation.is_some_and(Operation::hears), speech);
+                fixes.is_some_and(|fixes| {
+                    !fixes.is_empty()
+                        || !kind.traits().model_map.is_empty()
+                        || (speech && kind.has_own_voices())
+                })
+            });
+            by_kind
+                || target.fields != config::Fields::default()
                 || !pool.models.is_empty()
                 || !pool.voices.is_empty()
         })
@@ -106,9 +121,36 @@ impl Gateway {
     }
 
     /// What becomes of a body on its way to a target of a route.
-    pub(crate) fn edits(&self, route: usize, target: usize, body: &Body) -> Edits {
+    pub(crate) fn rewrite(
+        &self,
+        route: usize,
+        target: usize,
+        body: &Body,
+        operation: Option<Operation>,
+    ) -> Rewritten {
         let target = &self.config.routes[route].targets[target];
-        fields::edits(body, &target.fields, self.config.pool(target.pool))
+        let pool = self.config.pool(target.pool);
+        fields::rewrite(body, &target.fields, pool, operation)
+    }
+
+    /// The model that a target is asked for when the client asks for `public`.
+    pub(crate) fn own_model(
+        &self,
+        route: usize,
+        target: usize,
+        public: Option<&str>,
+    ) -> Option<String> {
+        let target = &self.config.routes[route].targets[target];
+        if let Some(set) = target.fields.set.get("model") {
+            return set.as_str().map(str::to_owned);
+        }
+        let public = public?;
+        let own = self
+            .config
+            .pool(target.pool)
+            .models
+            .translate(public, false);
+        Some(own.unwrap_or(public).to_owned())
     }
 
     /// An answer of our own for a path, if it has one: the welcome page, `/health`, the models.
@@ -192,6 +234,11 @@ impl Gateway {
         for (metrics, pool) in self.pool_metrics.iter().zip(&self.pools) {
             metrics.refresh(pool, now);
         }
+        for (metrics, budget) in self.route_metrics.iter().zip(&self.budgets) {
+            if let Some(budget) = budget {
+                metrics.budget_has_left(budget.left(now));
+            }
+        }
     }
 
     pub(crate) fn route_status(&self) -> Vec<RouteStatus> {
@@ -217,10 +264,13 @@ impl Gateway {
             .map(|pool| PoolStatus {
                 name: pool.config.name.clone(),
                 kind: pool.config.kind,
-                balance: pool.config.balance,
+                balance: pool.config.balance.clone(),
                 auth: pool.config.auth,
                 tls_verified: pool.config.tls.verify,
                 available: pool.is_available(now),
+                zone: pool.config.zone,
+                cost: pool.config.cost,
+                waiting: pool.waiting().iter().sum(),
                 servers: pool
                     .config
                     .servers
@@ -235,6 +285,7 @@ impl Gateway {
                         addresses: state.addresses,
                         healthy_addresses: state.healthy,
                         in_flight: state.in_flight,
+                        slots: server.slots,
                     })
                     .collect(),
             })

@@ -4,6 +4,8 @@
 //! type by which SDKs decide whether to try again: `invalid_request_error` only where the request
 //! is at fault.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
@@ -36,6 +38,8 @@ pub(crate) const CODES: &[&str] = &[
     "model_not_found",
     "body_too_large",
     "request_timeout",
+    "queue_full",
+    "queue_timeout",
     "internal_error",
     "loop_detected",
     "upstream_unreachable",
@@ -127,6 +131,20 @@ pub(crate) fn body_too_large(limit: u64) -> Reply {
     )
 }
 
+/// Nobody of a route takes a body of this size. `limit` in bytes.
+pub(crate) fn too_large_for(limit: u64, pools: &str) -> Reply {
+    let message = format!(
+        "The request body is larger than the {} ({limit} bytes) that the servers of {pools} take.",
+        Size(limit)
+    );
+    error(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        &message,
+        None,
+    )
+}
+
 pub(crate) fn request_timeout() -> Reply {
     error(
         StatusCode::REQUEST_TIMEOUT,
@@ -154,18 +172,71 @@ pub(crate) fn loop_detected() -> Reply {
     error(StatusCode::LOOP_DETECTED, "loop_detected", message, None)
 }
 
-pub(crate) fn no_server_available(pools: &str) -> Reply {
+/// `back_in`: when one may be asked again, as far as that is known.
+pub(crate) fn no_server_available(pools: &str, back_in: Duration) -> Reply {
     let message = format!("No server is available: every server of {pools} is down or ejected.");
-    let mut reply = error(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "no_server_available",
-        &message,
-        None,
+    let reply = unavailable(&message);
+    final_word(come_back(reply, back_in))
+}
+
+/// The pools that could serve this request are not at home, and it must stay there.
+pub(crate) fn nobody_at_home(pools: &str) -> Reply {
+    let message = format!(
+        "No server is available: this request must stay at home, and {pools} is in the cloud."
     );
+    final_word(unavailable(&message))
+}
+
+/// Servers load their model for longer than was waited.
+pub(crate) fn still_loading(pools: &str) -> Reply {
+    let message = format!("No server is available yet: those of {pools} are loading their model.");
+    try_again(unavailable(&message), Duration::from_secs(5))
+}
+
+/// The program is about to end.
+pub(crate) fn stopping() -> Reply {
+    try_again(
+        unavailable("The proxy is stopping."),
+        Duration::from_secs(1),
+    )
+}
+
+fn unavailable(message: &str) -> Reply {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    error(status, "no_server_available", message, None)
+}
+
+pub(crate) fn queue_full(pools: &str) -> Reply {
+    let message = format!(
+        "Every server of {pools} is busy, and as many requests wait for one as may (`queue.size`)."
+    );
+    let reply = error(StatusCode::TOO_MANY_REQUESTS, "queue_full", &message, None);
+    try_again(reply, Duration::from_secs(1))
+}
+
+pub(crate) fn queue_timeout(pools: &str) -> Reply {
+    let message =
+        format!("Every server of {pools} is busy, and none became free within `queue.timeout`.");
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    let reply = error(status, "queue_timeout", &message, None);
+    try_again(reply, Duration::from_secs(1))
+}
+
+/// Asks to come back in so long, in whole seconds.
+fn come_back(mut reply: Reply, after: Duration) -> Reply {
+    let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+    reply.headers.push((header::RETRY_AFTER, seconds.into()));
     reply
-        .headers
-        .push((header::RETRY_AFTER, HeaderValue::from_static("1")));
-    final_word(reply)
+}
+
+/// The same, where it will likely help.
+fn try_again(reply: Reply, after: Duration) -> Reply {
+    let mut reply = come_back(reply, after);
+    reply.headers.push((
+        HeaderName::from_static("x-should-retry"),
+        HeaderValue::from_static("true"),
+    ));
+    reply
 }
 
 /// The whole plan failed; `last` is how its last attempt ended, at `server` of `pool`.
@@ -182,7 +253,7 @@ pub(crate) fn plan_failed(last: Outcome, pool: &str, server: &str) -> Reply {
             "upstream_unreachable",
             format!("{place} offers no TLS that can be trusted."),
         ),
-        Outcome::Reset | Outcome::Answered(_) => (
+        Outcome::Reset | Outcome::Answered(_) | Outcome::Loading | Outcome::NoQuota => (
             502,
             "upstream_reset",
             format!("{place} closed the connection before it answered."),
@@ -211,6 +282,9 @@ pub(crate) fn late(phase: Phase) -> &'static str {
         Phase::FirstByte => "sent no first byte within timeouts.first_byte",
         Phase::Idle => "fell silent for longer than timeouts.idle",
         Phase::PerTry => "sent no first byte within retry.per_try_timeout",
+        Phase::Share | Phase::Client => {
+            "sent no first byte within the time that the client gives (x-stainless-read-timeout)"
+        }
         Phase::Total => "was not done within timeouts.total",
         Phase::Shutdown => "was not done within shutdown.grace, and the proxy is stopping",
     }
@@ -339,7 +413,13 @@ mod tests {
             model_not_found(Some("m")),
             body_too_large(1 << 20),
             loop_detected(),
-            no_server_available("`a`"),
+            no_server_available("`a`", Duration::ZERO),
+            nobody_at_home("`a`"),
+            still_loading("`a`"),
+            stopping(),
+            queue_full("`a`"),
+            queue_timeout("`a`"),
+            too_large_for(25 << 20, "`a`"),
             plan_failed(Outcome::ConnectFailed, "a", "b"),
             plan_failed(Outcome::TimedOut(Phase::FirstByte), "a", "b"),
         ];
@@ -383,6 +463,25 @@ mod tests {
                 .iter()
                 .any(|(n, _)| n == "x-should-retry")
         );
+    }
+
+    #[test]
+    fn who_is_told_to_come_back_is_told_when() {
+        let header = |reply: &Reply, name: &str| {
+            let found = reply.headers.iter().find(|(n, _)| n == name);
+            found.map(|(_, value)| value.to_str().unwrap().to_owned())
+        };
+        for reply in [
+            queue_full("`a`"),
+            queue_timeout("`a`"),
+            still_loading("`a`"),
+        ] {
+            assert_eq!(header(&reply, "x-should-retry").as_deref(), Some("true"));
+            assert!(header(&reply, "retry-after").is_some());
+        }
+        let reply = no_server_available("`a`", Duration::from_millis(2300));
+        assert_eq!(header(&reply, "retry-after").as_deref(), Some("3"));
+        assert_eq!(header(&reply, "x-should-retry").as_deref(), Some("false"));
     }
 
     #[test]

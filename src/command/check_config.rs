@@ -3,6 +3,7 @@
 use crate::cli::{BAD_CONFIG, CheckConfig, FAILED, OK, Output};
 use crate::command::source::{self, Source};
 use crate::config::problem::Problem;
+use crate::config::{Config, Cost, Route, Zone};
 
 /// Checks the files; says with which code to exit.
 pub(crate) fn run(options: &CheckConfig) -> u8 {
@@ -24,20 +25,22 @@ pub(crate) fn run(options: &CheckConfig) -> u8 {
             }
         }
     }
-    let checked: Vec<(Source, Vec<Problem>)> = sources
+    let checked: Vec<(Source, Option<Config>, Vec<Problem>)> = sources
         .into_iter()
-        .map(|s| {
-            let found = s.load().1;
-            (s, found)
+        .map(|source| {
+            let (config, problems) = source.load();
+            (source, config, problems)
         })
         .collect();
     let bad = |problem: &Problem| problem.is_error() || options.deny_warnings;
-    let failed = checked.iter().any(|(_, problems)| problems.iter().any(bad));
+    let failed = checked
+        .iter()
+        .any(|(_, _, problems)| problems.iter().any(bad));
     match options.format {
         Output::Json => {
             let all: Vec<_> = checked
                 .iter()
-                .flat_map(|(source, problems)| {
+                .flat_map(|(source, _, problems)| {
                     problems
                         .iter()
                         .map(|p| p.locate(&source.name, &source.text))
@@ -49,7 +52,7 @@ pub(crate) fn run(options: &CheckConfig) -> u8 {
             );
         }
         Output::Text => {
-            for (source, problems) in &checked {
+            for (source, config, problems) in &checked {
                 source.explain(problems);
                 if !problems.iter().any(bad) && !options.quiet {
                     let warnings = match problems.len() {
@@ -58,9 +61,49 @@ pub(crate) fn run(options: &CheckConfig) -> u8 {
                         n => format!(", {n} warnings"),
                     };
                     println!("{}: ok{warnings}", source.name);
+                    if let Some(config) = config {
+                        print!("{}", reach(config));
+                    }
                 }
             }
         }
     }
     if failed { BAD_CONFIG } else { OK }
+}
+
+/// Which pools each route can reach, in the order they are tried: what leaves the house, and what
+/// costs money.
+fn reach(config: &Config) -> String {
+    let width = config.routes.iter().map(|route| route.name.len()).max();
+    let width = width.unwrap_or_default();
+    let line = |route: &Route| format!("  {:width$}  {}\n", route.name, pools(config, route));
+    config.routes.iter().map(line).collect()
+}
+
+fn pools(config: &Config, route: &Route) -> String {
+    let (mut reached, mut never) = (Vec::new(), Vec::new());
+    for target in &route.targets {
+        let pool = config.pool(target.pool);
+        let zone = match pool.zone {
+            Zone::Home => "home",
+            Zone::Cloud => "cloud",
+        };
+        if route.zone == Some(Zone::Home) && pool.zone != Zone::Home {
+            never.push(pool.name.as_str());
+            continue;
+        }
+        let cost = match pool.cost {
+            Cost::Free => "",
+            Cost::Paid => ", paid",
+        };
+        reached.push(format!("{} ({zone}{cost})", pool.name));
+    }
+    let mut text = reached.join(", then ");
+    if route.zone == Some(Zone::Home) {
+        text.push_str("; stays at home");
+    }
+    if !never.is_empty() {
+        text.push_str(&format!(", never {}", never.join(", ")));
+    }
+    text
 }

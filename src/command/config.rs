@@ -8,8 +8,8 @@ use crate::cli::OK;
 use crate::command::source;
 use crate::config::pattern::Pattern;
 use crate::config::{
-    self, AccessLog, Config, Cors, Fields, Health, Match, Names, Pool, RetryOn, Route, Server,
-    Timeouts,
+    self, AccessLog, Config, Cors, Fields, Health, Hedge, HedgeAfter, Match, Names, Pool, RetryOn,
+    Route, Server, Timeouts,
 };
 use crate::unit::{Size, Span};
 
@@ -147,7 +147,15 @@ fn pool(pool: &Pool) -> Value {
         ]),
     };
     let eject = pool.eject.map_or(json!(false), |eject| {
-        json!({ "after": eject.after, "for": span(Some(eject.duration)), "max_percent": format!("{}%", eject.max_percent) })
+        object(vec![
+            ("after", json!(eject.after)),
+            ("for", span(Some(eject.duration))),
+            ("max_percent", format!("{}%", eject.max_percent).into()),
+            ("rate", format!("{}%", eject.rate.unwrap_or(0)).into()),
+            ("window", span(Some(eject.window))),
+            ("min_requests", json!(eject.min_requests)),
+            ("slow", json!(eject.slow)),
+        ])
     });
     let keepalive = pool.keepalive.map_or(
         json!(false),
@@ -158,6 +166,7 @@ fn pool(pool: &Pool) -> Value {
         first_byte,
         idle,
         total,
+        tunnel,
     } = pool.timeouts;
     let headers = &pool.headers;
     // values of headers are as secret as keys: that is what people put there
@@ -186,7 +195,7 @@ fn pool(pool: &Pool) -> Value {
         ("eject", eject),
         (
             "timeouts",
-            json!({ "connect": span(connect), "first_byte": span(first_byte), "idle": span(idle), "total": span(total) }),
+            json!({ "connect": span(connect), "first_byte": span(first_byte), "idle": span(idle), "total": span(total), "tunnel": span(tunnel) }),
         ),
         ("keepalive", keepalive),
         ("tls", tls),
@@ -196,7 +205,38 @@ fn pool(pool: &Pool) -> Value {
         ),
         ("models", names(&pool.models)),
         ("voices", names(&pool.voices)),
+        ("queue", queue(pool)),
+        ("warming", json!(pool.warming)),
+        ("min_first_bytes", json!(pool.min_first_bytes)),
+        ("zone", json!(pool.zone)),
+        ("cost", json!(pool.cost)),
+        ("max_body", size(pool.max_body)),
+        ("http2", if pool.http2 { json!(true) } else { Value::Null }),
     ])
+}
+
+fn queue(pool: &Pool) -> Value {
+    match pool.has_slots() {
+        true => json!({ "size": pool.queue.size, "timeout": span(pool.queue.timeout) }),
+        false => Value::Null,
+    }
+}
+
+fn size(bytes: Option<u64>) -> Value {
+    bytes.map_or(Value::Null, |n| format!("{n}B").into())
+}
+
+fn hedge(hedge: &Hedge) -> Value {
+    let after = match hedge.after {
+        HedgeAfter::P95 => "p95".to_owned(),
+        HedgeAfter::Time(span) => span.to_string(),
+    };
+    json!({
+        "after": after,
+        "paid": hedge.paid,
+        "max_characters": hedge.max_characters,
+        "max_body": format!("{}B", hedge.max_body),
+    })
 }
 
 fn server(server: &Server) -> Value {
@@ -204,6 +244,7 @@ fn server(server: &Server) -> Value {
         ("url", server.url.to_string().into()),
         ("name", server.name.clone().into()),
         ("weight", server.weight.into()),
+        ("slots", json!(server.slots)),
         ("auth", json!(server.auth)),
         (
             "api_key",
@@ -257,10 +298,7 @@ fn route(config: &Config, route: &Route) -> Value {
         ("model", patterns(models)),
         ("voice", patterns(voices)),
         ("headers", headers.into()),
-        (
-            "body_larger_than",
-            body_larger_than.map_or(Value::Null, |n| format!("{n}B").into()),
-        ),
+        ("body_larger_than", size(*body_larger_than)),
     ]);
     let on: Vec<Value> = route
         .retry
@@ -307,11 +345,15 @@ fn route(config: &Config, route: &Route) -> Value {
                         .budget
                         .map_or(Value::Null, |b| format!("{b}%").into()),
                 ),
+                ("backoff", span(Some(route.retry.backoff))),
             ]),
         ),
         (
             "max_body",
             Size(route.max_body).to_string().replace(' ', "").into(),
         ),
+        ("priority", json!(route.priority)),
+        ("zone", json!(route.zone)),
+        ("hedge", route.hedge.as_ref().map_or(Value::Null, hedge)),
     ])
 }

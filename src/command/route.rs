@@ -142,9 +142,9 @@ fn plan(
                 server.url.authority()
             ));
         }
-        let edited = fields::edits(body, &target.fields, pool)
-            .splice(0, text.clone())
-            .concat();
+        let operation = endpoint::operation(path);
+        let rewritten = fields::rewrite(body, &target.fields, pool, operation);
+        let edited = rewritten.edits.splice(0, text.clone()).concat();
         for change in changes(text, &edited) {
             out.push_str(&format!("          {change}\n"));
         }
@@ -186,14 +186,18 @@ fn changes(before: &[u8], after: &[u8]) -> Vec<String> {
     let parse =
         |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap_or_default();
     let (before, after) = (parse(before), parse(after));
+    let gone = before.as_object().into_iter().flatten();
+    let gone = gone
+        .filter(|(name, _)| after.get(name.as_str()).is_none())
+        .map(|(name, _)| format!("{name}: is taken out"));
     let fields = after.as_object().into_iter().flatten();
-    fields
+    let changed = fields
         .filter(|(name, value)| before.get(name.as_str()) != Some(value))
         .map(|(name, value)| match before.get(name) {
             Some(old) => format!("{name}: {old} becomes {value}"),
             None => format!("{name}: {value} is added"),
-        })
-        .collect()
+        });
+    changed.chain(gone).collect()
 }
 
 /// A body with what was named.

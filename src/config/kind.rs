@@ -5,7 +5,8 @@
 
 use schemars::JsonSchema;
 
-use crate::unit::Span;
+use super::voices;
+use crate::unit::{Size, Span};
 
 /// What software the servers of a pool run.
 #[derive(
@@ -31,6 +32,173 @@ pub(crate) enum Kind {
     LocalAi,
 }
 
+/// What happens to a request when a server still loads its model.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Warming {
+    /// It waits for that server, as long as `timeouts.first_byte` allows.
+    Wait,
+    /// The next server is asked.
+    #[default]
+    Skip,
+}
+
+/// How software says that it still loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loading {
+    /// It does not.
+    Silent,
+    /// It loads before it listens, so that connections are refused.
+    Refuses,
+    /// It answers 503 and says so.
+    Answers503,
+    /// It takes the request and answers when the model is there; `GET /api/ps` lists the models
+    /// that are.
+    AnswersLate,
+}
+
+/// What is put right in a body on its way to servers that would refuse it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fix {
+    /// A field that only other software knows is taken out.
+    Remove(&'static str),
+    /// A field is taken out if it has this value.
+    RemoveIf(&'static str, &'static str),
+    /// A text field is added where it is absent.
+    Default(&'static str, &'static str),
+}
+
+/// openai-python types/audio/speech_create_params.py for the voices. Uploads: "Maximum
+/// content size limit (26214400) exceeded" is its 413. `language` is an ISO 639-1 code
+/// or absent, never `auto`
+const OPENAI: &Traits = &Traits {
+    voices: voices::OPENAI,
+    models: &["tts-*", "gpt-*", "whisper-1"],
+    model_map: &[
+        ("*okoro*", "tts-1"),
+        (WHISPERS[0], "whisper-1"),
+        (WHISPERS[1], "whisper-1"),
+        (WHISPERS[2], "whisper-1"),
+    ],
+    speech: KOKORO_ONLY,
+    transcription: &[
+        Fix::RemoveIf("language", "auto"),
+        Fix::Default("model", "whisper-1"),
+    ],
+    max_upload: Some(Size::mib(25)),
+    ..CLOUD
+};
+
+/// console.groq.com/docs/speech-to-text: 25 MB, two models, ISO 639-1 languages
+const GROQ: &Traits = &Traits {
+    models: &["whisper-large-v3*", "distil-whisper-*"],
+    model_map: &[
+        (WHISPERS[0], "whisper-large-v3-turbo"),
+        (WHISPERS[1], "whisper-large-v3-turbo"),
+        (WHISPERS[2], "whisper-large-v3-turbo"),
+    ],
+    transcription: &[
+        Fix::RemoveIf("language", "auto"),
+        Fix::Default("model", "whisper-large-v3-turbo"),
+    ],
+    max_upload: Some(Size::mib(25)),
+    ..CLOUD
+};
+
+/// vllm/entrypoints: GET /health is 200, or 503 when the engine is dead; uvicorn; it
+/// listens when the model is loaded; VLLM_MAX_AUDIO_CLIP_FILESIZE_MB is 25
+const VLLM: &Traits = &Traits {
+    health_path: Some("/health"),
+    loading: Loading::Refuses,
+    max_upload: Some(Size::mib(25)),
+    ..LOCAL
+};
+
+/// litellm/proxy: /health calls every model, /health/liveliness calls none
+const LITELLM: &Traits = &Traits {
+    health_path: Some("/health/liveliness"),
+    ..LOCAL
+};
+
+/// ollama server/routes.go: / says "Ollama is running"; a cold model loads inside the
+/// request, for up to 5 minutes
+const OLLAMA: &Traits = &Traits {
+    health_path: Some("/api/version"),
+    loading: Loading::AnswersLate,
+    ..LOCAL
+};
+
+/// llama.cpp tools/server: 503 while it loads a model, then 200; 100 MiB a body
+const LLAMA_CPP: &Traits = &Traits {
+    health_path: Some("/health"),
+    loading: Loading::Answers503,
+    max_upload: Some(Size::mib(100)),
+    ..LOCAL
+};
+
+/// lmstudio.ai/docs: the model list is the cheapest thing it answers
+const LM_STUDIO: &Traits = &Traits {
+    health_path: Some("/v1/models"),
+    ..LOCAL
+};
+
+/// Kokoro-FastAPI api/src/main.py: synthesis runs on the event loop, /health took 4.8 s
+/// during one request, so a probe may take 12 s; voices are two letters and a name
+const KOKORO: &Traits = &Traits {
+    health_path: Some("/health"),
+    health_timeout: Span::secs(12),
+    first_byte: Span::secs(30),
+    loading: Loading::Refuses,
+    // schemas.py: every other model is a 400
+    models: &["tts-1", "tts-1-hd", "kokoro", "gpt-4o-mini-tts"],
+    model_map: &[("tts-*", "kokoro"), ("gpt-*-tts*", "kokoro")],
+    voices: &[
+        "af_*", "am_*", "bf_*", "bm_*", "ef_*", "em_*", "ff_*", "hf_*", "hm_*", "if_*", "im_*",
+        "jf_*", "jm_*", "pf_*", "pm_*", "zf_*", "zm_*",
+    ],
+    ..LOCAL
+};
+
+/// whisper.cpp examples/server/server.cpp: every open connection and half-sent upload
+/// holds one of its few threads; POST /inference unless started otherwise
+const WHISPER_CPP: &Traits = &Traits {
+    health_path: Some("/health"),
+    health_timeout: Span::secs(6),
+    keepalive: false,
+    first_byte: Span::secs(120),
+    buffer_upload: true,
+    slots: Some(1),
+    loading: Loading::Refuses,
+    paths: &[("/v1/audio/transcriptions", "/inference")],
+    ..LOCAL
+};
+
+/// speaches src/speaches: public, 200 also while no model is loaded
+const SPEACHES: &Traits = &Traits {
+    health_path: Some("/health"),
+    ..LOCAL
+};
+
+/// LocalAI core/http: /healthz is public; a cold model answers 503; 15 MB an upload
+const LOCALAI: &Traits = &Traits {
+    health_path: Some("/healthz"),
+    loading: Loading::Answers503,
+    max_upload: Some(Size::mib(15)),
+    ..LOCAL
+};
+
+impl Fix {
+    /// The field it adds, and the text in it.
+    pub(crate) fn default(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Fix::Default(name, text) => Some((name, text)),
+            _ => None,
+        }
+    }
+}
+
 /// What a kind fills in.
 #[derive(Debug)]
 pub(crate) struct Traits {
@@ -52,6 +220,20 @@ pub(crate) struct Traits {
     pub(crate) paths: &'static [(&'static str, &'static str)],
     /// Patterns of the voices it knows by itself.
     pub(crate) voices: &'static [&'static str],
+    /// Patterns of the audio models it knows by itself.
+    pub(crate) models: &'static [&'static str],
+    /// Its own names for audio models of others, by pattern; the first that fits.
+    pub(crate) model_map: &'static [(&'static str, &'static str)],
+    /// What is put right in requests for speech.
+    pub(crate) speech: &'static [Fix],
+    /// What is put right in uploads of audio.
+    pub(crate) transcription: &'static [Fix],
+    /// Requests one server works on at once; `None` for as many as come.
+    pub(crate) slots: Option<u32>,
+    /// How it says that it still loads.
+    pub(crate) loading: Loading,
+    /// Largest upload of audio it takes.
+    pub(crate) max_upload: Option<Size>,
 }
 
 const LOCAL: Traits = Traits {
@@ -63,6 +245,13 @@ const LOCAL: Traits = Traits {
     buffer_upload: false,
     paths: &[],
     voices: &[],
+    models: &[],
+    model_map: &[],
+    speech: &[],
+    transcription: &[],
+    slots: None,
+    loading: Loading::Silent,
+    max_upload: None,
 };
 
 /// Cloud services are not probed: each probe of them would be a request, with a key or against a
@@ -73,120 +262,69 @@ const CLOUD: Traits = Traits {
     ..LOCAL
 };
 
-/// OpenAI's voices (openai-python `types/audio/speech_create_params.py`, 2026-11).
-pub(crate) const OPENAI_VOICES: &[&str] = &[
-    "alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse",
-    "marin", "cedar",
+/// Names that local boxes have for Whisper's models.
+const WHISPERS: &[&str] = &["*whisper*", "large-v*", "ggml-*"];
+
+/// Fields that only Kokoro-FastAPI has (`api/src/structures/schemas.py`); OpenAI refuses a request
+/// with a field it does not know.
+const KOKORO_ONLY: &[Fix] = &[
+    Fix::Remove("stream"),
+    Fix::Remove("download_format"),
+    Fix::Remove("return_download_link"),
+    Fix::Remove("lang_code"),
+    Fix::Remove("volume_multiplier"),
+    Fix::Remove("normalization_options"),
 ];
 
+impl Traits {
+    /// What happens by default to a request when a server still loads.
+    pub(crate) fn warming(&self) -> Warming {
+        match self.loading {
+            // nothing else would ever load the model
+            Loading::AnswersLate => Warming::Wait,
+            _ => Warming::Skip,
+        }
+    }
+}
+
 impl Kind {
+    /// What is put right in a request that `hears` or `speaks`; `None` if it does neither.
+    pub(crate) fn fixes(self, hears: bool, speaks: bool) -> Option<&'static [Fix]> {
+        match (hears, speaks) {
+            (true, _) => Some(self.traits().transcription),
+            (_, true) => Some(self.traits().speech),
+            _ => None,
+        }
+    }
+
+    /// Whether it has voices of its own for those of others.
+    pub(crate) fn has_own_voices(self) -> bool {
+        matches!(self, Kind::Kokoro | Kind::OpenAi)
+    }
+
+    /// Its voice for one of another kind's.
+    pub(crate) fn own_voice(self, voice: &str) -> Option<&'static str> {
+        match self {
+            Kind::Kokoro => voices::openai_to_kokoro(voice),
+            Kind::OpenAi => voices::kokoro_to_openai(voice),
+            _ => None,
+        }
+    }
+
     pub(crate) fn traits(self) -> &'static Traits {
         match self {
-            // openai-python types/audio/speech_create_params.py for the voices
-            Kind::OpenAi => {
-                const {
-                    &Traits {
-                        voices: OPENAI_VOICES,
-                        ..CLOUD
-                    }
-                }
-            }
-            Kind::Groq | Kind::Together | Kind::Fireworks | Kind::OpenRouter => &CLOUD,
-            // vllm/entrypoints: GET /health is 200, or 503 when the engine is dead; uvicorn
-            Kind::Vllm => {
-                const {
-                    &Traits {
-                        health_path: Some("/health"),
-                        ..LOCAL
-                    }
-                }
-            }
-            // litellm/proxy: /health calls every model, /health/liveliness calls none
-            Kind::LiteLlm => {
-                const {
-                    &Traits {
-                        health_path: Some("/health/liveliness"),
-                        ..LOCAL
-                    }
-                }
-            }
-            // ollama server/routes.go: / says "Ollama is running"; a cold model loads inside the
-            // request, for up to 5 minutes
-            Kind::Ollama => {
-                const {
-                    &Traits {
-                        health_path: Some("/api/version"),
-                        ..LOCAL
-                    }
-                }
-            }
-            // llama.cpp tools/server: 503 while it loads a model, then 200
-            Kind::LlamaCpp => {
-                const {
-                    &Traits {
-                        health_path: Some("/health"),
-                        ..LOCAL
-                    }
-                }
-            }
-            // lmstudio.ai/docs: the model list is the cheapest thing it answers
-            Kind::LmStudio => {
-                const {
-                    &Traits {
-                        health_path: Some("/v1/models"),
-                        ..LOCAL
-                    }
-                }
-            }
-            // Kokoro-FastAPI api/src/main.py: synthesis runs on the event loop, /health took 4.8 s
-            // during one request, so a probe may take 12 s; voices are two letters and a name
-            Kind::Kokoro => {
-                const {
-                    &Traits {
-                        health_path: Some("/health"),
-                        health_timeout: Span::secs(12),
-                        first_byte: Span::secs(30),
-                        voices: &[
-                            "af_*", "am_*", "bf_*", "bm_*", "ef_*", "em_*", "ff_*", "hf_*", "hm_*",
-                            "if_*", "im_*", "jf_*", "jm_*", "pf_*", "pm_*", "zf_*", "zm_*",
-                        ],
-                        ..LOCAL
-                    }
-                }
-            }
-            // whisper.cpp examples/server/server.cpp: every open connection and half-sent upload
-            // holds one of its few threads; POST /inference unless started otherwise
-            Kind::WhisperCpp => {
-                const {
-                    &Traits {
-                        health_path: Some("/health"),
-                        health_timeout: Span::secs(6),
-                        keepalive: false,
-                        first_byte: Span::secs(120),
-                        buffer_upload: true,
-                        paths: &[("/v1/audio/transcriptions", "/inference")],
-                        ..LOCAL
-                    }
-                }
-            }
-            // speaches src/speaches: public, 200 also while no model is loaded
-            Kind::Speaches => {
-                const {
-                    &Traits {
-                        health_path: Some("/health"),
-                        ..LOCAL
-                    }
-                }
-            }
-            // LocalAI core/http: /healthz is public; a cold model answers 503
-            Kind::LocalAi => {
-                const {
-                    &Traits {
-                        health_path: Some("/healthz"),
-                        ..LOCAL
-                    }
-                }
-            }
+            Kind::OpenAi => OPENAI,
+            Kind::Groq => GROQ,
+            Kind::Together | Kind::Fireworks | Kind::OpenRouter => &CLOUD,
+            Kind::Vllm => VLLM,
+            Kind::LiteLlm => LITELLM,
+            Kind::Ollama => OLLAMA,
+            Kind::LlamaCpp => LLAMA_CPP,
+            Kind::LmStudio => LM_STUDIO,
+            Kind::Kokoro => KOKORO,
+            Kind::WhisperCpp => WHISPER_CPP,
+            Kind::Speaches => SPEACHES,
+            Kind::LocalAi => LOCALAI,
         }
     }
 }

@@ -11,6 +11,7 @@ mod resolve;
 mod server_url;
 mod tls;
 pub(crate) mod tree;
+mod voices;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,8 +21,10 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
-pub(crate) use file::{Auth, Balance, Format, Level, RetryOn};
-use kind::Kind;
+pub(crate) use file::{
+    Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, Zone,
+};
+use kind::{Kind, Loading, Warming};
 use pattern::Pattern;
 use problem::Problem;
 pub(crate) use server_url::ServerUrl;
@@ -75,6 +78,24 @@ pub(crate) struct Pool {
     pub(crate) headers: HeaderRules,
     pub(crate) models: Names,
     pub(crate) voices: Names,
+    /// Where requests wait for a slot; nobody waits if no server has a bound.
+    pub(crate) queue: Queue,
+    pub(crate) warming: Warming,
+    /// At least 1.
+    pub(crate) min_first_bytes: u64,
+    pub(crate) zone: Zone,
+    pub(crate) cost: Cost,
+    /// Largest request body in bytes the servers take, whatever it asks for.
+    pub(crate) max_body: Option<u64>,
+    pub(crate) http2: bool,
+}
+
+/// Where requests wait for a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Queue {
+    pub(crate) size: usize,
+    /// `None` is no limit.
+    pub(crate) timeout: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +105,8 @@ pub(crate) struct Server {
     /// 1 to 1000.
     pub(crate) weight: u32,
     pub(crate) backup: bool,
+    /// Requests it works on at once; `None` for as many as come.
+    pub(crate) slots: Option<u32>,
     pub(crate) auth: Auth,
     /// The key to inject; present exactly when `auth` is `inject`.
     pub(crate) key: Option<Secret>,
@@ -109,6 +132,12 @@ pub(crate) struct Eject {
     pub(crate) after: u32,
     pub(crate) duration: Duration,
     pub(crate) max_percent: u8,
+    /// Percent of failed attempts within `window`; `None` for no such rule.
+    pub(crate) rate: Option<u8>,
+    pub(crate) window: Duration,
+    pub(crate) min_requests: u32,
+    /// How many times the median of the other servers' first-byte times.
+    pub(crate) slow: Option<u32>,
 }
 
 /// Limits of the phases of an attempt; `None` is no limit.
@@ -118,6 +147,7 @@ pub(crate) struct Timeouts {
     pub(crate) first_byte: Option<Duration>,
     pub(crate) idle: Option<Duration>,
     pub(crate) total: Option<Duration>,
+    pub(crate) tunnel: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +171,22 @@ pub(crate) struct Names {
     pub(crate) default: Option<String>,
     /// Names the servers know by themselves.
     pub(crate) known: Vec<Pattern>,
+    /// What the kind of the servers brings along, for audio.
+    pub(crate) by_kind: ByKind,
+}
+
+/// Names that a kind brings along.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ByKind {
+    #[default]
+    Nothing,
+    /// Names the servers know by themselves, and by pattern what others become; the first that
+    /// fits.
+    Models {
+        known: Vec<Pattern>,
+        map: Vec<(Pattern, &'static str)>,
+    },
+    Voices(Kind),
 }
 
 #[derive(Clone, Debug)]
@@ -151,6 +197,20 @@ pub(crate) struct Route {
     pub(crate) targets: Vec<Target>,
     pub(crate) retry: Retry,
     /// Largest request body in bytes.
+    pub(crate) max_body: u64,
+    pub(crate) priority: Priority,
+    /// No pool outside of this zone is asked.
+    pub(crate) zone: Option<Zone>,
+    pub(crate) hedge: Option<Hedge>,
+}
+
+/// When a second server is asked before the first has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hedge {
+    pub(crate) after: HedgeAfter,
+    pub(crate) paid: bool,
+    pub(crate) max_characters: u64,
+    /// In bytes.
     pub(crate) max_body: u64,
 }
 
@@ -191,6 +251,8 @@ pub(crate) struct Retry {
     pub(crate) per_try_timeout: Option<Duration>,
     /// Percent of the route's requests.
     pub(crate) budget: Option<u8>,
+    /// Longest pause before the second retry.
+    pub(crate) backoff: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -287,21 +349,14 @@ fn later(key: &str) -> Option<&'static str> {
         "connections_per_ip",
         "limits",
         "min_rate",
-        "cost",
         "h2c",
-        "hedge",
         "keys",
         "memory",
         "mirror",
-        "priority",
-        "queue",
-        "slots",
         "split",
         "state",
         "system_prompt_file",
         "trusted_proxies",
-        "warming",
-        "zone",
     ];
     LATER.contains(&key).then_some(
         "this key is planned; the version you run does not have it yet, so remove it for now",
@@ -337,6 +392,23 @@ impl Pool {
         self.kind.is_some_and(|kind| kind.traits().cloud)
     }
 
+    /// How its software says that it still loads.
+    pub(crate) fn loading(&self) -> Loading {
+        self.kind.map_or(Loading::Silent, |k| k.traits().loading)
+    }
+
+    /// The largest body in bytes its servers take; `audio` is that of an upload of audio.
+    pub(crate) fn largest_body(&self, audio: bool) -> Option<u64> {
+        let by_kind = self.kind.and_then(|k| k.traits().max_upload);
+        self.max_body
+            .or_else(|| by_kind.filter(|_| audio).map(|size| size.0))
+    }
+
+    /// Whether some server has a bound on what it works on at once.
+    pub(crate) fn has_slots(&self) -> bool {
+        self.servers.iter().any(|server| server.slots.is_some())
+    }
+
     /// Whether an upload is read whole before a server is connected.
     pub(crate) fn buffers_uploads(&self) -> bool {
         self.kind.is_some_and(|kind| kind.traits().buffer_upload)
@@ -344,21 +416,33 @@ impl Pool {
 }
 
 impl Names {
+    /// Whether the file says nothing about names.
     pub(crate) fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.default.is_none()
     }
 
-    /// This pool's name for a public one; `None` if it stays as it is.
-    pub(crate) fn translate(&self, public: &str) -> Option<&str> {
+    /// This pool's name for a public one; `None` if it stays as it is. What the file says wins over
+    /// what the kind brings along, which holds for `audio` only.
+    pub(crate) fn translate(&self, public: &str, audio: bool) -> Option<&str> {
         if let Some(own) = self.exact.get(public) {
             return Some(own.as_str()).filter(|own| *own != public);
         }
         let known = self.exact.values().any(|own| own == public)
             || self.known.iter().any(|pattern| pattern.matches(public));
-        match known {
-            true => None,
-            false => self.default.as_deref().filter(|own| *own != public),
+        if known {
+            return None;
         }
+        let own = match (&self.default, &self.by_kind) {
+            (Some(default), _) => Some(default.as_str()),
+            (None, ByKind::Models { known, map }) if audio => map
+                .iter()
+                .filter(|_| !known.iter().any(|pattern| pattern.matches(public)))
+                .find(|(pattern, _)| pattern.matches(public))
+                .map(|(_, own)| *own),
+            (None, ByKind::Voices(kind)) if audio => kind.own_voice(public),
+            (None, _) => None,
+        };
+        own.filter(|own| *own != public)
     }
 }
 

@@ -313,8 +313,8 @@ routes:
 #[test]
 fn planned_keys_say_so_instead_of_being_ignored() {
     check(
-        &around("queue: { size: 64 }", ""),
-        &["unknown key `queue` (this key is planned"],
+        &around("limits: { rpm: 64 }", ""),
+        &["unknown key `limits` (this key is planned"],
     );
 }
 
@@ -325,11 +325,19 @@ fn names_are_translated_and_known_ones_left_alone() {
         "",
     ));
     let (models, voices) = (&config.pools[0].models, &config.pools[0].voices);
-    assert_eq!(voices.translate("nova"), Some("af_nova"));
-    assert_eq!(voices.translate("ballad"), Some("af_heart"));
-    assert_eq!(voices.translate("af_sky"), None, "kokoro knows this one");
-    assert_eq!(models.translate("tts-1"), Some("kokoro"));
-    assert_eq!(models.translate("tts-1-hd"), None, "no default is set");
+    assert_eq!(voices.translate("nova", true), Some("af_nova"));
+    assert_eq!(voices.translate("ballad", true), Some("af_heart"));
+    assert_eq!(
+        voices.translate("af_sky", true),
+        None,
+        "kokoro knows this one"
+    );
+    assert_eq!(models.translate("tts-1", true), Some("kokoro"));
+    assert_eq!(
+        models.translate("tts-1-hd", true),
+        None,
+        "no default is set"
+    );
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub(crate) enum Operation {
     Rerank,
     Models,
     Voices,
+    /// Speech both ways, over a WebSocket.
+    Realtime,
     /// Everything else under `/v1`.
     Other,
 }
@@ -35,6 +37,7 @@ const ENDPOINTS: &[(&str, Operation)] = &[
     ("/images/variations", Operation::Image),
     ("/moderations", Operation::Moderation),
     ("/rerank", Operation::Rerank),
+    ("/realtime", Operation::Realtime),
     ("/models", Operation::Models),
     ("/files", Operation::Other),
     ("/batches", Operation::Other),
@@ -84,6 +87,7 @@ impl Operation {
         Operation::Rerank,
         Operation::Models,
         Operation::Voices,
+        Operation::Realtime,
         Operation::Other,
     ];
 
@@ -102,13 +106,19 @@ impl Operation {
             Operation::Rerank => "rerank",
             Operation::Models => "models",
             Operation::Voices => "voices",
+            Operation::Realtime => "realtime",
             Operation::Other => "other",
         }
     }
 
+    /// Whether it takes audio.
+    pub(crate) fn hears(self) -> bool {
+        matches!(self, Operation::Transcription | Operation::Translation)
+    }
+
     /// Whether a good answer always has a body, so that an empty one is a failure.
     pub(crate) fn always_answers(self) -> bool {
-        !matches!(self, Operation::Other)
+        !matches!(self, Operation::Other | Operation::Realtime)
     }
 }
 

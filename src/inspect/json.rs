@@ -92,6 +92,7 @@ pub(crate) struct Scanner {
     kept: Vec<u8>,
     keeping: bool,
     key: Option<String>,
+    key_start: u64,
     value_start: u64,
     /// The value being read is `true`.
     is_true: bool,
@@ -108,6 +109,7 @@ impl Default for Scanner {
             kept: Vec::new(),
             keeping: false,
             key: None,
+            key_start: 0,
             value_start: 0,
             is_true: false,
             fields: Vec::new(),
@@ -146,6 +148,7 @@ impl Scanner {
             form: Form::Json,
             fields: self.fields,
             insert_at: self.insert_at,
+            file: None,
         })
     }
 
@@ -258,6 +261,9 @@ impl Scanner {
             Expect::Start => Err(BodyError::Json("the body must be a JSON object".into())),
             Expect::FirstKey if byte == b'}' => self.closes(true, offset),
             Expect::FirstKey | Expect::Key if byte == b'"' => {
+                if self.open.len() == 1 {
+                    self.key_start = offset;
+                }
                 self.begin_string(true);
                 Ok(())
             }
@@ -321,6 +327,7 @@ impl Scanner {
             self.fields.push(Field {
                 name,
                 value: self.value_start..end,
+                whole: self.key_start..end,
                 text,
                 is_true: self.is_true,
             });

@@ -3,9 +3,13 @@
 //! Reads bytes, decides nothing, changes nothing. A body is scanned piece by piece as it arrives
 //! and never held here; what comes out are names, values and the places they stand at.
 
+pub(crate) mod answer;
+pub(crate) mod audio;
+mod container;
 pub(crate) mod endpoint;
 mod json;
 mod multipart;
+pub(crate) mod opening;
 pub(crate) mod path;
 
 use std::ops::Range;
@@ -33,6 +37,9 @@ pub(crate) struct Field {
     pub(crate) name: String,
     /// Where its value stands in the body, quotes included.
     pub(crate) value: Range<u64>,
+    /// Where all of it stands: from its key to the end of its value, or from its boundary to the
+    /// next one.
+    pub(crate) whole: Range<u64>,
     /// The value as text, if it is a text of at most 4 KiB.
     pub(crate) text: Option<String>,
     /// The value is JSON's `true`.
@@ -53,9 +60,27 @@ pub(crate) struct Body {
     pub(crate) fields: Vec<Field>,
     /// Where another field can be put in: before the closing brace, or before the first part.
     pub(crate) insert_at: u64,
+    /// Where the data of the first file of a form stands.
+    pub(crate) file: Option<Range<u64>>,
 }
 
 impl Body {
+    /// One that says nothing but which model it is for, as the query of a WebSocket does.
+    pub(crate) fn of_model(model: &str) -> Self {
+        Body {
+            form: Form::Json,
+            fields: vec![Field {
+                name: "model".to_owned(),
+                value: 0..0,
+                whole: 0..0,
+                text: Some(model.to_owned()),
+                is_true: false,
+            }],
+            insert_at: 0,
+            file: None,
+        }
+    }
+
     pub(crate) fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| field.name == name)
     }

@@ -101,10 +101,12 @@ pub(crate) struct Scanner {
     head: Vec<u8>,
     name: String,
     is_file: bool,
+    part_start: u64,
     value_start: u64,
     /// The value, while it is a short text.
     kept: Option<Vec<u8>>,
     fields: Vec<Field>,
+    file: Option<std::ops::Range<u64>>,
 }
 
 impl Scanner {
@@ -119,9 +121,11 @@ impl Scanner {
             head: Vec::new(),
             name: String::new(),
             is_file: false,
+            part_start: 0,
             value_start: 0,
             kept: None,
             fields: Vec::new(),
+            file: None,
         }
     }
 
@@ -153,6 +157,7 @@ impl Scanner {
             },
             fields: self.fields,
             insert_at: 0,
+            file: self.file,
         })
     }
 
@@ -276,10 +281,17 @@ impl Scanner {
         }
         // `timestamp_granularities[]` and the like may come several times
         let repeats = name.ends_with("[]");
+        // the CR and LF in front of a boundary belong to it
+        let next = end + 2;
+        let whole = std::mem::replace(&mut self.part_start, next)..next;
+        if self.is_file && self.file.is_none() {
+            self.file = Some(self.value_start..end);
+        }
         if !repeats {
             self.fields.push(Field {
                 name,
                 value: self.value_start..end,
+                whole,
                 text,
                 is_true: false,
             });

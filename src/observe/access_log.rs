@@ -162,6 +162,8 @@ struct JsonLine<'a> {
     operation: Option<&'a str>,
     model: Option<&'a str>,
     voice: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    voice_served: Option<&'a str>,
     stream: bool,
     bytes_in: u64,
     bytes_out: u64,
@@ -172,6 +174,8 @@ struct JsonLine<'a> {
     tokens_out: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     characters: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audio_s: Option<f64>,
     user_agent: Option<&'a str>,
 }
 
@@ -179,6 +183,7 @@ struct JsonLine<'a> {
 struct Milliseconds {
     total: f64,
     body: f64,
+    queue: f64,
     connect: f64,
     first_byte: Option<f64>,
     overhead: f64,
@@ -208,12 +213,14 @@ fn json_line(record: &Record) -> String {
         operation: record.operation,
         model: record.model.as_deref(),
         voice: record.voice.as_deref(),
+        voice_served: record.voice_served.as_deref(),
         stream: record.stream,
         bytes_in: record.bytes_in,
         bytes_out: record.bytes_out,
         dur_ms: Milliseconds {
             total: milliseconds(record.times.total),
             body: milliseconds(record.times.body),
+            queue: milliseconds(record.times.queue),
             connect: milliseconds(record.times.connect),
             first_byte: record.times.first_byte.map(milliseconds),
             overhead: milliseconds(record.times.overhead),
@@ -221,6 +228,7 @@ fn json_line(record: &Record) -> String {
         tokens_in: record.usage.input,
         tokens_out: record.usage.output,
         characters: record.characters,
+        audio_s: record.audio.map(|audio| milliseconds(audio) / 1e3),
         user_agent: record.user_agent.as_deref(),
     };
     let mut line = serde_json::to_string(&line).expect("strings and numbers can always be written");

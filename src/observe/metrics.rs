@@ -13,10 +13,10 @@ use prometheus::{
 };
 
 use super::record::Termination;
-use crate::config::{Config, Route};
+use crate::config::{Config, Route, Server};
 use crate::inspect::endpoint::Operation;
 use crate::plan::Outcome;
-use crate::pool::Pool;
+use crate::pool::{Evidence, Pool};
 
 /// Whole requests: a stream of an LLM lasts minutes.
 const DURATION: &[f64] = &[
@@ -31,6 +31,11 @@ const FIRST: &[f64] = &[
 /// Our own cost, in seconds.
 const OVERHEAD: &[f64] = &[
     0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.25,
+];
+
+/// Real-time factors: a GPU speaks 100 times faster than it plays, a small box slower.
+const RTF: &[f64] = &[
+    0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0, 10.0,
 ];
 
 /// Statuses that have a series of their own.
@@ -78,6 +83,15 @@ pub(crate) struct Metrics {
     servers_available: IntGaugeVec,
     transitions: IntCounterVec,
     ejections: IntCounterVec,
+    queue_depth: IntGaugeVec,
+    queue_refused: IntCounterVec,
+    slots: IntGaugeVec,
+    server_warming: IntGaugeVec,
+    hedges: IntCounterVec,
+    budget_left: IntGaugeVec,
+    voice_mappings: IntCounterVec,
+    audio_seconds: prometheus::CounterVec,
+    real_time_factor: HistogramVec,
     checks: IntCounterVec,
     check_duration: HistogramVec,
     reloads: IntCounterVec,
@@ -95,6 +109,10 @@ pub(crate) struct RouteMetrics {
     terminations: Vec<IntCounter>,
     pub(crate) decided: IntCounter,
     pub(crate) budget_exhausted: IntCounter,
+    pub(crate) hedges_started: IntCounter,
+    pub(crate) hedges_won: IntCounter,
+    /// Present if the route has a budget.
+    budget_left: Option<IntGauge>,
     pub(crate) tokens_in: IntCounter,
     pub(crate) tokens_out: IntCounter,
     pub(crate) audio_in: IntCounter,
@@ -104,7 +122,30 @@ pub(crate) struct RouteMetrics {
     answers: Vec<AnswerMetrics>,
     /// One for each operation, in the order of [`Operation::ALL`].
     time_to_first: Vec<Histogram>,
+    /// Seconds of audio and real-time factor: heard, spoken.
+    heard: AudioMetrics,
+    spoken: AudioMetrics,
 }
+
+struct AudioMetrics {
+    seconds: prometheus::Counter,
+    factor: Histogram,
+}
+
+/// Why a queue did not take or keep a request; a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QueueRefusal {
+    Full,
+    Timeout,
+    /// It would have waited too long, and another pool was free.
+    Spilled,
+}
+
+const QUEUE_REFUSALS: &[(QueueRefusal, &str)] = &[
+    (QueueRefusal::Full, "full"),
+    (QueueRefusal::Timeout, "timeout"),
+    (QueueRefusal::Spilled, "spilled"),
+];
 
 struct AnswerMetrics {
     duration: Histogram,
@@ -121,9 +162,11 @@ pub(crate) struct ServerMetrics {
     pub(crate) reused: IntCounter,
     pub(crate) bytes_sent: IntCounter,
     pub(crate) bytes_received: IntCounter,
-    pub(crate) ejections: IntCounter,
+    /// In the order of [`Evidence::ALL`].
+    ejections: Vec<IntCounter>,
     up: IntGauge,
     ejected: IntGauge,
+    warming: IntGauge,
     in_flight: IntGauge,
 }
 
@@ -135,6 +178,11 @@ pub(crate) struct PoolMetrics {
     pub(crate) send: Histogram,
     pub(crate) wait: Histogram,
     pub(crate) stream: Histogram,
+    pub(crate) queued: Histogram,
+    /// Requests in line: realtime, batch. Empty if nobody ever waits.
+    queue_depth: Vec<IntGauge>,
+    /// In the order of [`QUEUE_REFUSALS`].
+    queue_refused: Vec<IntCounter>,
     available: IntGauge,
 }
 
@@ -208,7 +256,7 @@ impl Metrics {
             overhead: make.register(Histogram::with_opts(HistogramOpts::new("trunkline_overhead_seconds", "Our own work on a request before its first attempt, waiting for its body left out.").buckets(OVERHEAD.to_vec()))),
             local_replies: make.counter("local_replies_total", "Answers made by Trunkline itself.", &["code"]),
             attempts: make.counter("attempts_total", "Attempts by server and result.", &["pool", "server", "result"]),
-            phase: make.histogram("attempt_phase_seconds", "Duration of the phases of attempts: connect (TLS included), tls, send, first_byte, stream.", &["pool", "phase"], DURATION),
+            phase: make.histogram("attempt_phase_seconds", "Duration of the phases of attempts: queue, connect (TLS included), tls, send, first_byte, stream.", &["pool", "phase"], DURATION),
             first_byte: make.histogram("first_byte_seconds", "From the start of an attempt to the first byte of its answer's body.", &["pool", "server"], FIRST),
             upstream_connections: make.counter("upstream_connections_total", "Connections used for attempts, new or reused.", &["pool", "server", "reused"]),
             upstream_bytes: make.counter("upstream_bytes_total", "Bytes of bodies exchanged with servers.", &["pool", "server", "direction"]),
@@ -224,7 +272,16 @@ impl Metrics {
             server_ejected: make.gauge("server_ejected", "Addresses of a server that are ejected now.", &["pool", "server"]),
             servers_available: make.gauge("pool_servers_available", "Servers of a pool that may be asked now.", &["pool"]),
             transitions: make.counter("server_transitions_total", "Changes of a server's health.", &["pool", "server", "to"]),
-            ejections: make.counter("ejections_total", "Ejections of a server by evidence from traffic.", &["pool", "server"]),
+            ejections: make.counter("ejections_total", "Ejections of a server by evidence from traffic: failures in a row, rate of failures, slow first bytes.", &["pool", "server", "reason"]),
+            queue_depth: make.gauge("queue_depth", "Requests that wait for a slot.", &["pool", "priority"]),
+            queue_refused: make.counter("queue_refused_total", "Requests a queue did not serve: it was full, its timeout passed, or they would have waited too long and another pool was free (spilled).", &["pool", "reason"]),
+            slots: make.gauge("server_slots", "Requests a server works on at once, where that is bounded; upstream_in_flight is how many are taken.", &["pool", "server"]),
+            server_warming: make.gauge("server_warming", "Addresses of a server that load their model now.", &["pool", "server"]),
+            hedges: make.counter("hedges_total", "Second attempts beside one that took long, and those whose answer came first.", &["route", "result"]),
+            budget_left: make.gauge("retry_budget_left", "Retries that a route's budget has left now.", &["route"]),
+            voice_mappings: make.counter("voice_mappings_total", "Requests that were sent with another voice than they asked for, by the voice they got.", &["pool", "voice"]),
+            audio_seconds: make.register(prometheus::CounterVec::new(Opts::new("trunkline_audio_seconds_total", "Seconds of audio transcribed (in) and spoken (out), where its header tells."), &["route", "direction"])),
+            real_time_factor: make.histogram("real_time_factor", "Duration of a request for each second of its audio: below 1 is faster than it plays.", &["route", "operation"], RTF),
             checks: make.counter("health_checks_total", "Health probes by result.", &["pool", "server", "result"]),
             check_duration: make.histogram("health_check_seconds", "Duration of health probes.", &["pool"], FIRST),
             reloads: make.counter("config_reloads_total", "Configurations put into service, or refused.", &["result"]),
@@ -288,6 +345,14 @@ impl Metrics {
                 .collect(),
             decided: self.decisions.with_label_values(&[by]),
             budget_exhausted: self.budget_exhausted.with_label_values(&[name]),
+            hedges_started: self.hedges.with_label_values(&[name, "started"]),
+            hedges_won: self.hedges.with_label_values(&[name, "won"]),
+            budget_left: route
+                .retry
+                .budget
+                .map(|_| self.budget_left.with_label_values(&[name])),
+            heard: self.audio(name, "in", Operation::Transcription),
+            spoken: self.audio(name, "out", Operation::Speech),
             tokens_in: self.tokens.with_label_values(&[name, "input"]),
             tokens_out: self.tokens.with_label_values(&[name, "output"]),
             audio_in: self.audio_bytes.with_label_values(&[name, "in"]),
@@ -307,6 +372,15 @@ impl Metrics {
         }
     }
 
+    fn audio(&self, route: &str, direction: &str, operation: Operation) -> AudioMetrics {
+        AudioMetrics {
+            seconds: self.audio_seconds.with_label_values(&[route, direction]),
+            factor: self
+                .real_time_factor
+                .with_label_values(&[route, operation.label()]),
+        }
+    }
+
     /// The handles for requests that found no route.
     pub(crate) fn unrouted(&self) -> RouteMetrics {
         let none = Route {
@@ -318,8 +392,12 @@ impl Metrics {
                 attempts: 1,
                 per_try_timeout: None,
                 budget: None,
+                backoff: std::time::Duration::ZERO,
             },
             max_body: 0,
+            priority: crate::config::Priority::default(),
+            zone: None,
+            hedge: None,
         };
         let empty = Config {
             listeners: Vec::new(),
@@ -356,19 +434,34 @@ impl Metrics {
                 .config
                 .servers
                 .iter()
-                .map(|server| self.server(name, &server.name))
+                .map(|server| self.server(name, server))
                 .collect(),
             connect: phase("connect"),
             tls: phase("tls"),
             send: phase("send"),
             wait: phase("first_byte"),
             stream: phase("stream"),
+            queued: phase("queue"),
+            queue_depth: match pool.config.has_slots() {
+                true => ["realtime", "batch"]
+                    .map(|class| self.queue_depth.with_label_values(&[name, class]))
+                    .to_vec(),
+                false => Vec::new(),
+            },
+            queue_refused: QUEUE_REFUSALS
+                .iter()
+                .map(|(_, reason)| self.queue_refused.with_label_values(&[name, reason]))
+                .collect(),
             available: self.servers_available.with_label_values(&[name]),
         }
     }
 
-    fn server(&self, pool: &str, server: &str) -> ServerMetrics {
+    fn server(&self, pool: &str, settings: &Server) -> ServerMetrics {
+        let server = settings.name.as_str();
         let both = &[pool, server];
+        if let Some(slots) = settings.slots {
+            self.slots.with_label_values(both).set(i64::from(slots));
+        }
         ServerMetrics {
             attempts: Outcome::LABELS
                 .iter()
@@ -387,7 +480,14 @@ impl Metrics {
             bytes_received: self
                 .upstream_bytes
                 .with_label_values(&[pool, server, "received"]),
-            ejections: self.ejections.with_label_values(both),
+            ejections: Evidence::ALL
+                .iter()
+                .map(|why| {
+                    self.ejections
+                        .with_label_values(&[pool, server, why.label()])
+                })
+                .collect(),
+            warming: self.server_warming.with_label_values(both),
             up: self.server_up.with_label_values(both),
             ejected: self.server_ejected.with_label_values(both),
             in_flight: self.upstream_in_flight.with_label_values(both),
@@ -400,6 +500,8 @@ impl Metrics {
         for gauge in [
             &self.server_up,
             &self.server_ejected,
+            &self.server_warming,
+            &self.slots,
             &self.upstream_in_flight,
         ] {
             let _ = gauge.remove_label_values(&[pool, server]);
@@ -409,6 +511,9 @@ impl Metrics {
     /// The same for a pool.
     pub(crate) fn forget_pool(&self, pool: &str) {
         let _ = self.servers_available.remove_label_values(&[pool]);
+        for class in ["realtime", "batch"] {
+            let _ = self.queue_depth.remove_label_values(&[pool, class]);
+        }
     }
 
     /// The handles for the probes of a server: good, bad, duration.
@@ -428,6 +533,11 @@ impl Metrics {
         self.fallbacks
             .with_label_values(&[route, from, to, reason])
             .inc();
+    }
+
+    /// `voice` is one of the configuration or of the tables of kinds, never the client's own.
+    pub(crate) fn mapped_voice(&self, pool: &str, voice: &str) {
+        self.voice_mappings.with_label_values(&[pool, voice]).inc();
     }
 
     pub(crate) fn changed_health(&self, pool: &str, server: &str, healthy: bool) {
@@ -479,7 +589,33 @@ impl RouteMetrics {
     }
 }
 
+impl RouteMetrics {
+    /// Counts audio of so many seconds that took so long.
+    pub(crate) fn played(&self, operation: Operation, audio: f64, took: f64) {
+        let metrics = match operation {
+            Operation::Speech => &self.spoken,
+            _ => &self.heard,
+        };
+        metrics.seconds.inc_by(audio);
+        if audio > 0.0 {
+            metrics.factor.observe(took / audio);
+        }
+    }
+
+    /// Brings the gauge of the retry budget up to date.
+    pub(crate) fn budget_has_left(&self, retries: u64) {
+        if let Some(gauge) = &self.budget_left {
+            gauge.set(i64::try_from(retries).unwrap_or(i64::MAX));
+        }
+    }
+}
+
 impl ServerMetrics {
+    pub(crate) fn ejected(&self, evidence: Evidence) {
+        let n = Evidence::ALL.iter().position(|e| *e == evidence);
+        self.ejections[n.expect("ALL has every evidence")].inc();
+    }
+
     /// Counts an attempt by one of [`Outcome::LABELS`].
     pub(crate) fn attempted(&self, label: &str) {
         let n = Outcome::LABELS
@@ -497,10 +633,22 @@ impl PoolMetrics {
         for (metrics, state) in self.servers.iter().zip(pool.states(now)) {
             metrics.up.set(state.healthy as i64);
             metrics.ejected.set(state.ejected as i64);
+            metrics.warming.set(state.warming as i64);
             metrics.in_flight.set(state.in_flight as i64);
             available += i64::from(state.is_available());
         }
         self.available.set(available);
+        for (gauge, waiting) in self.queue_depth.iter().zip(pool.waiting()) {
+            gauge.set(waiting as i64);
+        }
+    }
+
+    /// Counts a request that the queue did not serve.
+    pub(crate) fn refused(&self, why: QueueRefusal) {
+        let n = QUEUE_REFUSALS
+            .iter()
+            .position(|(refusal, _)| *refusal == why);
+        self.queue_refused[n.expect("the list has every refusal")].inc();
     }
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct Record {
     /// As the client asked for it.
     pub(crate) model: Option<String>,
     pub(crate) voice: Option<String>,
+    /// The voice the server was asked for, if it is another one.
+    pub(crate) voice_served: Option<String>,
     pub(crate) stream: bool,
     pub(crate) route: Option<String>,
     /// Who answered: pool and server.
@@ -91,6 +93,8 @@ pub(crate) struct Record {
     pub(crate) usage: Usage,
     /// Characters of text to speak, where the body was read.
     pub(crate) characters: Option<u64>,
+    /// How long the audio plays that was sent or spoken, where its header tells.
+    pub(crate) audio: Option<Duration>,
 }
 
 /// Where the time went.
@@ -99,6 +103,8 @@ pub(crate) struct Times {
     pub(crate) total: Duration,
     /// Reading the body ahead.
     pub(crate) body: Duration,
+    /// Waiting for slots.
+    pub(crate) queue: Duration,
     /// Connecting to the server that answered, TLS included; zero on a reused connection.
     pub(crate) connect: Duration,
     /// From arrival to the first byte of the answer's body.

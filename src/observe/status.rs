@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::config::kind::Kind;
-use crate::config::{Auth, Balance};
+use crate::config::{Auth, Balance, Cost, Zone};
 use crate::pool::ServerState;
 
 /// What `/status` says.
@@ -43,6 +43,10 @@ pub(crate) struct PoolStatus {
     /// Whether certificates of its servers are checked.
     pub(crate) tls_verified: bool,
     pub(crate) available: bool,
+    pub(crate) zone: Zone,
+    pub(crate) cost: Cost,
+    /// Requests that wait for a slot.
+    pub(crate) waiting: usize,
     pub(crate) servers: Vec<ServerStatus>,
 }
 
@@ -56,6 +60,8 @@ pub(crate) struct ServerStatus {
     pub(crate) addresses: usize,
     pub(crate) healthy_addresses: usize,
     pub(crate) in_flight: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) slots: Option<u32>,
 }
 
 impl ServerState {
@@ -63,8 +69,15 @@ impl ServerState {
     pub(crate) fn word(self) -> &'static str {
         match self {
             ServerState { addresses: 0, .. } => "unresolved",
-            ServerState { healthy: 0, .. } => "down",
+            ServerState {
+                healthy: 0,
+                warming: 0,
+                ..
+            } => "down",
+            ServerState { healthy: 0, .. } => "warming",
             state if state.ejected >= state.healthy => "ejected",
+            state if state.warming >= state.healthy => "warming",
+            state if state.resting >= state.healthy => "resting",
             _ => "up",
         }
     }

@@ -3,46 +3,58 @@
 //! Why a share and not only a count per request: when half of the servers are down, three
 //! attempts for each request triple the load on the other half, which then fall too. A share
 //! bounds what retries add, whatever happens. A few are always allowed, so that a quiet edge can
-//! still fall back.
+//! still fall back. Both are counted over a sliding window: a quiet hour does not pay for a storm.
 
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
-/// Retries allowed before any request has paid for them, in thousandths.
-const FLOOR: i64 = 10_000;
-/// Most that is saved up, in thousandths: a quiet hour must not pay for a storm.
-const CEILING: i64 = 100_000;
+use crate::pool::Window;
+
+/// How far back requests and retries are counted.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Retries within the window that are allowed whatever the share.
+const FLOOR: u64 = 10;
 
 /// The budget of one route.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    /// Paid in by each request, in thousandths of a retry.
-    share: i64,
-    balance: AtomicI64,
+    percent: u64,
+    /// Requests and retries.
+    counts: Window,
+    epoch: Instant,
 }
 
 impl Budget {
     /// Of `percent` of the requests.
-    pub(crate) fn new(percent: u8) -> Self {
+    pub(crate) fn new(percent: u8, now: Instant) -> Self {
         Budget {
-            share: i64::from(percent) * 10,
-            balance: AtomicI64::new(FLOOR),
+            percent: u64::from(percent),
+            counts: Window::new(WINDOW),
+            epoch: now,
         }
     }
 
     /// A request came.
-    pub(crate) fn deposit(&self) {
-        if self.balance.load(Relaxed) < CEILING {
-            self.balance.fetch_add(self.share, Relaxed);
-        }
+    pub(crate) fn deposit(&self, now: Instant) {
+        self.counts.add(1, 0, self.clock(now));
     }
 
     /// Takes one retry out, if there is one.
-    pub(crate) fn withdraw(&self) -> bool {
-        self.balance
-            .fetch_update(Relaxed, Relaxed, |balance| {
-                (balance >= 1000).then_some(balance - 1000)
-            })
-            .is_ok()
+    pub(crate) fn withdraw(&self, now: Instant) -> bool {
+        let some = self.left(now) > 0;
+        if some {
+            self.counts.add(0, 1, self.clock(now));
+        }
+        some
+    }
+
+    /// Retries that are left now.
+    pub(crate) fn left(&self, now: Instant) -> u64 {
+        let (requests, retries) = self.counts.counts(self.clock(now));
+        (FLOOR + requests * self.percent / 100).saturating_sub(retries)
+    }
+
+    fn clock(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.epoch)
     }
 }
 
@@ -52,13 +64,18 @@ mod tests {
 
     #[test]
     fn retries_are_a_share_of_the_requests_and_a_few_more() {
-        let budget = Budget::new(20);
+        let now = Instant::now();
+        let budget = Budget::new(20, now);
         let retries = (0..1000)
             .filter(|_| {
-                budget.deposit();
-                budget.withdraw()
+                budget.deposit(now);
+                budget.withdraw(now)
             })
             .count();
         assert_eq!(retries, 210);
+        let later = now + Duration::from_secs(60);
+        assert_eq!(budget.left(later), 10, "an old storm is forgotten");
+        budget.deposit(later);
+        assert_eq!(budget.left(later), 10);
     }
 }

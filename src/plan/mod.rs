@@ -1,18 +1,56 @@
 //! The plan of a request: which server is next, until one answers or none is left.
 //!
-//! It holds the whole decision, so that whoever moves bytes only asks `next` and reports.
+//! It holds the whole decision, so that whoever moves bytes only asks `next` and reports. What it
+//! knows of time is what it is told; what takes time (to wait for a slot, or for a model to be
+//! loaded) it only names.
 
 mod budget;
 mod verdict;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) use budget::Budget;
 pub(crate) use verdict::{Outcome, Phase, Verdict, judge};
 
-use crate::config::Route;
-use crate::pool::{Lease, Member, Pool};
+use crate::config::kind::{Loading, Warming};
+use crate::config::{Auth, Balance, Cost, HashBy, Pool as Settings, Route, Server, Zone};
+use crate::pool::{Lease, Member, Pick, Pool, Wanted};
+
+/// Longest pause between two retries, in times of `retry.backoff`.
+const MOST_BACKOFF: u32 = 10;
+
+/// What a plan is made over: the route, its pools, and what of the request matters.
+pub(crate) struct Terrain<'a> {
+    pub(crate) route: &'a Route,
+    /// Those of the gateway the route belongs to.
+    pub(crate) pools: &'a [Arc<Pool>],
+    pub(crate) budget: Option<&'a Budget>,
+    /// Only pools at home may be asked.
+    pub(crate) home: bool,
+    /// Length of the body, if it is known by now.
+    pub(crate) length: Option<u64>,
+    /// The body is an upload of audio.
+    pub(crate) audio: bool,
+    /// What the request is hashed by.
+    pub(crate) hash: &'a dyn Fn(&HashBy) -> u64,
+    /// The model that a target is asked for.
+    pub(crate) model: &'a dyn Fn(usize) -> Option<String>,
+    pub(crate) now: Instant,
+}
+
+/// What comes next.
+pub(crate) enum Next {
+    Ask(Attempt),
+    /// All slots of the target's pool are taken; one may wait for one, or `pass`.
+    Queue {
+        target: usize,
+    },
+    /// The servers of the target's pool are loading; one may wait and `try_again`, or `pass`.
+    Warm {
+        target: usize,
+    },
+}
 
 /// What is tried next.
 pub(crate) struct Attempt {
@@ -21,6 +59,8 @@ pub(crate) struct Attempt {
     pub(crate) lease: Lease,
     /// What kind of step led here.
     pub(crate) step: Step,
+    /// To be waited before it.
+    pub(crate) pause: Duration,
 }
 
 /// How an attempt relates to the one before.
@@ -33,6 +73,8 @@ pub(crate) enum Step {
     Fallback {
         from: usize,
     },
+    /// Beside one that still runs.
+    Hedge,
 }
 
 /// Why nothing is tried next.
@@ -42,6 +84,21 @@ pub(crate) enum Spent {
     Servers,
     /// The route's retry budget is used up.
     Budget,
+    /// No attempt was made, and this is the first reason why.
+    Passed(Refusal),
+}
+
+/// Why a pool was passed over that has servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    QueueFull,
+    QueueTimeout,
+    /// It loads for longer than is waited for it.
+    Warming,
+    /// The body is larger than the servers take, in bytes.
+    TooLarge(u64),
+    /// The request must stay at home.
+    Zone,
 }
 
 /// The order in which the servers of a route are tried for one request.
@@ -52,6 +109,33 @@ pub(crate) struct Plan {
     in_pool: u32,
     /// The target of the last attempt.
     last: Option<usize>,
+    /// Why pools were passed over.
+    passed: Option<Refusal>,
+    /// Accounts that have nothing left.
+    spent: Vec<Account>,
+    /// What the attempt before answered.
+    answered: Option<u16>,
+    /// The next attempt repeats one that met a server too early; it is no retry.
+    again: bool,
+    /// Nobody else is left: servers that asked to be spared are asked too.
+    desperate: bool,
+    /// Targets whose servers should load their model, as others serve meanwhile.
+    cold: Vec<usize>,
+}
+
+/// Who is billed: the holder of a key, or the client at one service.
+#[derive(Clone, PartialEq, Eq)]
+enum Account {
+    Key(String),
+    Client(String),
+}
+
+fn account(server: &Server) -> Option<Account> {
+    match (&server.key, server.auth) {
+        (Some(key), _) => Some(Account::Key(key.expose().to_owned())),
+        (None, Auth::Passthrough) => Some(Account::Client(server.url.host.clone())),
+        (None, _) => None,
+    }
 }
 
 impl Plan {
@@ -61,51 +145,259 @@ impl Plan {
             tried: Vec::new(),
             in_pool: 0,
             last: None,
+            passed: None,
+            spent: Vec::new(),
+            answered: None,
+            again: false,
+            desperate: false,
+            cold: Vec::new(),
         }
     }
 
-    /// The next attempt. `pools` are those of the gateway the route belongs to.
-    pub(crate) fn next(
-        &mut self,
-        route: &Route,
-        pools: &[Arc<Pool>],
-        budget: Option<&Budget>,
-        now: Instant,
-    ) -> Result<Attempt, Spent> {
-        while let Some(target) = route.targets.get(self.target) {
-            let pool = &pools[target.pool.0];
-            let lease = match self.in_pool < route.retry.attempts {
-                true => pool.pick(&self.tried, now),
+    /// What comes next.
+    pub(crate) fn next(&mut self, on: &Terrain<'_>) -> Result<Next, Spent> {
+        loop {
+            while let Some(target) = on.route.targets.get(self.target) {
+                let pool = &on.pools[target.pool.0];
+                if let Some(refusal) = bars(&pool.config, on) {
+                    self.pass(refusal);
+                    continue;
+                }
+                if self.would_be_cold(pool, on) {
+                    self.cold.push(self.target);
+                    self.pass(Refusal::Warming);
+                    continue;
+                }
+                match self.pick(pool, on) {
+                    Pick::Server(lease) => return self.granted(lease, on).map(Next::Ask),
+                    Pick::Busy => {
+                        return Ok(Next::Queue {
+                            target: self.target,
+                        });
+                    }
+                    Pick::Warming => {
+                        return Ok(Next::Warm {
+                            target: self.target,
+                        });
+                    }
+                    Pick::Nobody => self.move_on(),
+                }
+            }
+            // a server that asked for a pause is better than none at all
+            if self.last.is_some() || self.desperate {
+                return Err(self.end());
+            }
+            self.desperate = true;
+            self.target = 0;
+        }
+    }
+
+    fn end(&self) -> Spent {
+        match (self.last, self.passed) {
+            (None, Some(refusal)) => Spent::Passed(refusal),
+            _ => Spent::Servers,
+        }
+    }
+
+    fn pick(&self, pool: &Arc<Pool>, on: &Terrain<'_>) -> Pick {
+        self.asking(pool, on, |wanted| {
+            if self.in_pool < on.route.retry.attempts {
+                pool.pick(wanted, on.route.priority, on.now)
+            } else if self.in_pool == on.route.retry.attempts {
                 // as many backups as there are would be a way around the bound; one is what they
                 // are for
-                false if self.in_pool == route.retry.attempts => pool.last_resort(&self.tried, now),
-                false => None,
-            };
-            let Some(lease) = lease else {
-                self.target += 1;
-                self.in_pool = 0;
-                continue;
-            };
-            let step = match self.last {
-                None if self.target == 0 => Step::First,
-                // the pools before had nobody to ask; that too is a fallback, but no second try
-                None => Step::Fallback { from: 0 },
-                Some(last) if last == self.target => Step::Retry,
-                Some(last) => Step::Fallback { from: last },
-            };
-            if self.last.is_some() && budget.is_some_and(|budget| !budget.withdraw()) {
-                return Err(Spent::Budget);
+                pool.last_resort(wanted, on.now)
+            } else {
+                Pick::Nobody
             }
-            self.in_pool += 1;
-            self.last = Some(self.target);
+        })
+    }
+
+    /// Calls `ask` with what this request wants of a pool.
+    pub(crate) fn asking<T>(
+        &self,
+        pool: &Pool,
+        on: &Terrain<'_>,
+        ask: impl FnOnce(&Wanted<'_>) -> T,
+    ) -> T {
+        let model = match pool.config.loading() {
+            Loading::AnswersLate => (on.model)(self.target),
+            _ => None,
+        };
+        let banned: Vec<usize> = match self.spent.is_empty() {
+            true => Vec::new(),
+            false => (0..pool.config.servers.len())
+                .filter(|n| {
+                    account(&pool.config.servers[*n]).is_some_and(|a| self.spent.contains(&a))
+                })
+                .collect(),
+        };
+        ask(&Wanted {
+            tried: &self.tried,
+            banned: &banned,
+            hash: match &pool.config.balance {
+                Balance::Hash(by) => (on.hash)(by),
+                _ => 0,
+            },
+            model: model.as_deref(),
+            desperate: self.desperate,
+        })
+    }
+
+    /// Makes an attempt of a lease that was picked or waited for.
+    pub(crate) fn granted(&mut self, lease: Lease, on: &Terrain<'_>) -> Result<Attempt, Spent> {
+        let again = std::mem::take(&mut self.again);
+        let step = match self.last {
+            None if self.target == 0 => Step::First,
+            // the pools before had nobody to ask; that too is a fallback, but no second try
+            None => Step::Fallback { from: 0 },
+            Some(last) if last == self.target => Step::Retry,
+            Some(last) => Step::Fallback { from: last },
+        };
+        let pays = self.last.is_some() && !again;
+        if pays && on.budget.is_some_and(|b| !b.withdraw(on.now)) {
+            return Err(Spent::Budget);
+        }
+        self.in_pool += 1;
+        self.last = Some(self.target);
+        self.tried.push(lease.member().clone());
+        let pause = match step {
+            Step::Retry if !again => backoff(on.route.retry.backoff, self.in_pool),
+            _ => Duration::ZERO,
+        };
+        Ok(Attempt {
+            target: self.target,
+            lease,
+            step,
+            pause,
+        })
+    }
+
+    /// A server to ask beside the one that is being asked, if the budget has one left: of the same
+    /// pool, else of the next. `paid`: one that costs money will do.
+    pub(crate) fn second(&mut self, on: &Terrain<'_>, paid: bool) -> Option<Attempt> {
+        for (target, of) in on.route.targets.iter().enumerate().skip(self.target) {
+            let pool = &on.pools[of.pool.0];
+            let costs = pool.config.cost == Cost::Paid && !paid;
+            if costs || bars(&pool.config, on).is_some() {
+                continue;
+            }
+            let pick = self.asking(pool, on, |wanted| {
+                pool.pick(wanted, on.route.priority, on.now)
+            });
+            let Pick::Server(lease) = pick else { continue };
+            if on.budget.is_some_and(|b| !b.withdraw(on.now)) {
+                return None;
+            }
+            self.in_pool += u32::from(target == self.target);
             self.tried.push(lease.member().clone());
-            return Ok(Attempt {
-                target: self.target,
+            return Some(Attempt {
+                target,
                 lease,
-                step,
+                step: Step::Hedge,
+                pause: Duration::ZERO,
             });
         }
-        Err(Spent::Servers)
+        None
+    }
+
+    /// Passes the current pool over.
+    pub(crate) fn pass(&mut self, why: Refusal) {
+        // a queue says more about what could be done than what the file rules out
+        let says_less = matches!(self.passed, None | Some(Refusal::Zone));
+        if says_less {
+            self.passed = Some(why);
+        }
+        self.move_on();
+    }
+
+    fn move_on(&mut self) {
+        self.target += 1;
+        self.in_pool = 0;
+        self.again = false;
+    }
+
+    /// Lets the servers of the current pool be asked once more, as they were only not ready.
+    pub(crate) fn try_again(&mut self, pool: &Pool) {
+        self.tried
+            .retain(|member| !pool.has_member(member.as_ref()));
+        self.in_pool = 0;
+        self.again = self.last == Some(self.target);
+    }
+
+    /// Notes the answer of an attempt; says whether the request itself seems to be what fails: the
+    /// same server error from two servers, which says nothing about either of them.
+    pub(crate) fn is_poison(&mut self, outcome: Outcome) -> bool {
+        let answered = match outcome {
+            // these speak of the server's state and not of the request
+            Outcome::Answered(429 | 502 | 503 | 504) => None,
+            Outcome::Answered(status @ 400..) => Some(status),
+            _ => None,
+        };
+        let alike = answered.is_some() && self.answered == answered;
+        self.answered = answered;
+        alike
+    }
+
+    /// Notes that the account of a server has nothing left: no server with the same one is asked.
+    pub(crate) fn account_is_spent(&mut self, server: &Server) {
+        self.spent.extend(account(server));
+    }
+
+    /// Whether somebody else could be asked if the current attempt fails.
+    pub(crate) fn could_go_on(&self, on: &Terrain<'_>) -> bool {
+        let rest = on.route.targets.iter().enumerate().skip(self.target);
+        rest.filter(|(_, target)| bars(&on.pools[target.pool.0].config, on).is_none())
+            .any(|(n, target)| {
+                let pool = &on.pools[target.pool.0];
+                let attempts_left = n > self.target || self.in_pool < on.route.retry.attempts;
+                attempts_left
+                    && self.asking(pool, on, |wanted| pool.is_worth_waiting(wanted, on.now))
+            })
+    }
+
+    /// Whether a pool behind the current one could be asked.
+    pub(crate) fn has_another_pool(&self, on: &Terrain<'_>) -> bool {
+        let rest = on.route.targets.iter().skip(self.target + 1);
+        rest.map(|target| &on.pools[target.pool.0])
+            .any(|pool| bars(&pool.config, on).is_none() && pool.is_available(on.now))
+    }
+
+    /// A pool that skips requests while its servers load, and would have to load for this one.
+    fn would_be_cold(&self, pool: &Arc<Pool>, on: &Terrain<'_>) -> bool {
+        let settings = &pool.config;
+        settings.loading() == Loading::AnswersLate
+            && settings.warming == Warming::Skip
+            && !self.desperate
+            && self.last.is_none()
+            && (on.model)(self.target).is_some_and(|model| pool.is_cold(&model, on.now))
+            && self.has_another_pool(on)
+    }
+
+    /// Targets whose servers should load their model now; each is told once.
+    pub(crate) fn take_cold(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.cold)
+    }
+}
+
+/// Why a request may not go to a pool at all.
+fn bars(pool: &Settings, on: &Terrain<'_>) -> Option<Refusal> {
+    if on.home && pool.zone != Zone::Home {
+        return Some(Refusal::Zone);
+    }
+    let limit = pool.largest_body(on.audio)?;
+    on.length
+        .is_some_and(|length| length > limit)
+        .then_some(Refusal::TooLarge(limit))
+}
+
+/// The pause before the `n`th attempt in one pool: none before the first retry, which goes to
+/// another server; then anything up to a bound that doubles, so that those who failed together do
+/// not come back together.
+fn backoff(base: Duration, n: u32) -> Duration {
+    match n {
+        0..=2 => Duration::ZERO,
+        n => (base * (1 << (n - 3).min(8)).min(MOST_BACKOFF)).mul_f64(fastrand::f64()),
     }
 }
 
@@ -115,16 +407,39 @@ mod tests {
     use crate::config;
     use crate::pool::tests::pools_of;
 
+    fn terrain<'a>(
+        route: &'a Route,
+        pools: &'a [Arc<Pool>],
+        budget: Option<&'a Budget>,
+        now: Instant,
+    ) -> Terrain<'a> {
+        Terrain {
+            route,
+            pools,
+            budget,
+            home: false,
+            length: None,
+            audio: false,
+            hash: &|_| 0,
+            model: &|_| None,
+            now,
+        }
+    }
+
     fn walk(text: &str) -> Vec<String> {
         let (config, problems) = config::read(text, std::path::Path::new("."), &|_| None);
         let config = config.unwrap_or_else(|| panic!("{problems:?}"));
         let now = Instant::now();
         let pools = pools_of(&config, now);
-        let budget = config.routes[0].retry.budget.map(Budget::new);
+        let budget = config.routes[0]
+            .retry
+            .budget
+            .map(|percent| Budget::new(percent, now));
         let mut plan = Plan::new();
-        std::iter::from_fn(|| {
-            plan.next(&config.routes[0], &pools, budget.as_ref(), now)
-                .ok()
+        let on = terrain(&config.routes[0], &pools, budget.as_ref(), now);
+        std::iter::from_fn(|| match plan.next(&on) {
+            Ok(Next::Ask(attempt)) => Some(attempt),
+            _ => None,
         })
         .map(|attempt| {
             let pool = &pools[config.routes[0].targets[attempt.target].pool.0];
@@ -192,14 +507,119 @@ pools:
         let config = config.unwrap();
         let now = Instant::now();
         let pools = pools_of(&config, now);
-        let budget = Budget::new(0);
-        while budget.withdraw() {}
+        let budget = Budget::new(0, now);
+        while budget.withdraw(now) {}
         let mut plan = Plan::new();
-        let mut next = || {
-            plan.next(&config.routes[0], &pools, Some(&budget), now)
-                .map(|a| a.target)
+        let on = terrain(&config.routes[0], &pools, Some(&budget), now);
+        assert!(plan.next(&on).is_ok(), "the first try is no retry");
+        assert_eq!(plan.next(&on).err(), Some(Spent::Budget));
+    }
+
+    #[test]
+    fn a_request_that_stays_at_home_passes_the_cloud_over_at_every_step() {
+        let text = r#"
+pools:
+  a: { kind: openai, servers: ["http://1.1.1.1:1"] }
+  b: { servers: ["http://1.1.1.1:2"] }
+  c: { zone: cloud, servers: ["http://1.1.1.1:3"] }
+routes: [{ pool: a, fallback: [b, c] }]
+"#;
+        let (config, _) = config::read(text, std::path::Path::new("."), &|_| None);
+        let config = config.unwrap();
+        let now = Instant::now();
+        let pools = pools_of(&config, now);
+        let mut on = terrain(&config.routes[0], &pools, None, now);
+        on.home = true;
+        let mut plan = Plan::new();
+        let Ok(Next::Ask(first)) = plan.next(&on) else {
+            panic!("b is at home");
         };
-        assert_eq!(next(), Ok(0), "the first try is no retry");
-        assert_eq!(next(), Err(Spent::Budget));
+        assert_eq!(first.target, 1);
+        assert!(plan.second(&on, true).is_none(), "nor by a hedge");
+        assert!(!plan.could_go_on(&on));
+        assert_eq!(plan.next(&on).err(), Some(Spent::Servers));
+    }
+
+    #[test]
+    fn a_body_goes_to_the_first_pool_that_takes_its_size() {
+        let text = r#"
+pools:
+  a: { kind: openai, servers: ["http://1.1.1.1:1"] }
+  b: { max_body: 50MiB, servers: ["http://1.1.1.1:2"] }
+routes: [{ pool: a, fallback: [b] }]
+"#;
+        let (config, _) = config::read(text, std::path::Path::new("."), &|_| None);
+        let config = config.unwrap();
+        let now = Instant::now();
+        let pools = pools_of(&config, now);
+        let target = |audio: bool, mib: u64| {
+            let mut on = terrain(&config.routes[0], &pools, None, now);
+            (on.audio, on.length) = (audio, Some(mib << 20));
+            match Plan::new().next(&on) {
+                Ok(Next::Ask(attempt)) => Ok(attempt.target),
+                Ok(_) => panic!("nobody waits"),
+                Err(spent) => Err(spent),
+            }
+        };
+        assert_eq!(target(true, 20), Ok(0));
+        assert_eq!(target(true, 26), Ok(1));
+        assert_eq!(target(false, 26), Ok(0), "the limit is that of uploads");
+        assert_eq!(
+            target(true, 51),
+            Err(Spent::Passed(Refusal::TooLarge(25 << 20)))
+        );
+    }
+
+    #[test]
+    fn an_account_without_quota_is_not_asked_at_another_server() {
+        let text = r#"
+pools:
+  a: { api_key: k1, servers: ["http://1.1.1.1:1", "http://1.1.1.1:2", { url: "http://1.1.1.1:3", api_key: k2 }] }
+  b: { api_key: k1, servers: ["http://1.1.1.1:4"] }
+routes: [{ pool: a, fallback: [b] }]
+"#;
+        let (config, _) = config::read(text, std::path::Path::new("."), &|_| None);
+        let config = config.unwrap();
+        let now = Instant::now();
+        let pools = pools_of(&config, now);
+        let on = terrain(&config.routes[0], &pools, None, now);
+        let mut plan = Plan::new();
+        let Ok(Next::Ask(first)) = plan.next(&on) else {
+            panic!("somebody is there");
+        };
+        plan.account_is_spent(&config.pools[0].servers[first.lease.server]);
+        let Ok(Next::Ask(second)) = plan.next(&on) else {
+            panic!("the third has another account");
+        };
+        assert_eq!((second.target, second.lease.server), (0, 2));
+        assert_eq!(plan.next(&on).err(), Some(Spent::Servers));
+    }
+
+    #[test]
+    fn the_same_server_error_twice_is_the_requests_own() {
+        let mut plan = Plan::new();
+        assert!(!plan.is_poison(Outcome::Answered(500)));
+        assert!(plan.is_poison(Outcome::Answered(500)));
+        let mut plan = Plan::new();
+        assert!(!plan.is_poison(Outcome::Answered(500)));
+        assert!(!plan.is_poison(Outcome::Reset));
+        assert!(!plan.is_poison(Outcome::Answered(500)), "not in a row");
+        assert!(!plan.is_poison(Outcome::Answered(503)));
+        assert!(
+            !plan.is_poison(Outcome::Answered(503)),
+            "busy is no opinion"
+        );
+    }
+
+    #[test]
+    fn pauses_grow_from_the_second_retry_on_and_differ() {
+        let base = Duration::from_millis(25);
+        assert_eq!(backoff(base, 2), Duration::ZERO);
+        for n in 3..40 {
+            let most = base * (1 << (n - 3).min(8)).min(10);
+            let pauses: Vec<_> = (0..50).map(|_| backoff(base, n)).collect();
+            assert!(pauses.iter().all(|pause| *pause <= most), "{n}");
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+        }
     }
 }

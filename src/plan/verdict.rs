@@ -1,12 +1,17 @@
 //! How an attempt ended, and what that means for the request.
 
 use crate::config::RetryOn;
+use crate::pool::Conduct;
 
 /// How an attempt ended, as far as the next step depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// A head came, with its first body byte or with none to come.
     Answered(u16),
+    /// A 503 that says the model is still being loaded.
+    Loading,
+    /// A 429 that says the account has nothing left.
+    NoQuota,
     /// No connection.
     ConnectFailed,
     /// A connection, but no TLS on it.
@@ -30,6 +35,10 @@ pub(crate) enum Phase {
     FirstByte,
     Idle,
     PerTry,
+    /// A fair share of the time that the client gives, while somebody else can be asked.
+    Share,
+    /// All of the time that the client gives.
+    Client,
     Total,
     /// The program ends, and `shutdown.grace` is over.
     Shutdown,
@@ -52,39 +61,50 @@ pub(crate) enum Verdict {
 pub(crate) fn judge(outcome: Outcome, on: &[RetryOn]) -> Verdict {
     let reason = match outcome {
         Outcome::Answered(status) => RetryOn::Status(status),
+        Outcome::Loading => RetryOn::Status(503),
+        Outcome::NoQuota => RetryOn::Status(429),
         Outcome::ConnectFailed | Outcome::TlsFailed | Outcome::TimedOut(Phase::Connect) => {
             RetryOn::Connect
         }
         Outcome::Reset | Outcome::Empty | Outcome::Invalid => RetryOn::Reset,
-        Outcome::TimedOut(Phase::Total | Phase::Shutdown) => return Verdict::GiveUp,
+        Outcome::TimedOut(Phase::Total | Phase::Client | Phase::Shutdown) => {
+            return Verdict::GiveUp;
+        }
         Outcome::TimedOut(_) => RetryOn::Timeout,
     };
     match outcome {
         _ if on.contains(&reason) => Verdict::TryNext,
-        Outcome::Answered(_) => Verdict::Deliver,
+        Outcome::Answered(_) | Outcome::Loading | Outcome::NoQuota => Verdict::Deliver,
         _ => Verdict::GiveUp,
     }
 }
 
 impl Outcome {
-    /// Whether the server is to blame: what counts towards its ejection. A 500 may be the
-    /// request's own fault, and a 429 says that the server is well.
-    pub(crate) fn blames_server(self) -> bool {
+    /// What it says about the server. A 500 may be the request's own fault, a 429 says that the
+    /// server is well and has enough, and one that loads is not broken.
+    pub(crate) fn conduct(self) -> Conduct {
         match self {
-            Outcome::Answered(status) => matches!(status, 502..=504),
-            // the time of the whole request, which the client had its part in
-            Outcome::TimedOut(Phase::Total | Phase::Shutdown) => false,
-            _ => true,
+            Outcome::Answered(502..=504) => Conduct::Bad,
+            Outcome::Answered(429 | 500..) | Outcome::Loading | Outcome::NoQuota => {
+                Conduct::Neutral
+            }
+            Outcome::Answered(_) => Conduct::Good,
+            // the client's own time, and ours
+            Outcome::TimedOut(Phase::Total | Phase::Client | Phase::Share | Phase::Shutdown) => {
+                Conduct::Neutral
+            }
+            _ => Conduct::Bad,
         }
     }
 
     /// The word for it in `x-attempts`, logs and metrics; for an answer, its status is told apart.
     pub(crate) fn label(self) -> &'static str {
         match self {
-            Outcome::Answered(429) => "429",
+            Outcome::Answered(429) | Outcome::NoQuota => "429",
             Outcome::Answered(500..) => "5xx",
             Outcome::Answered(400..) => "4xx",
             Outcome::Answered(_) => "ok",
+            Outcome::Loading => "loading",
             Outcome::ConnectFailed => "connect_error",
             Outcome::TlsFailed => "tls_error",
             Outcome::Reset => "reset",
@@ -100,6 +120,7 @@ impl Outcome {
         "4xx",
         "429",
         "5xx",
+        "loading",
         "connect_error",
         "tls_error",
         "reset",
@@ -113,6 +134,7 @@ impl Outcome {
     pub(crate) fn brief(self) -> String {
         match self {
             Outcome::Answered(status) => status.to_string(),
+            Outcome::NoQuota => "429".into(),
             Outcome::TimedOut(Phase::Connect) => "connect_timeout".into(),
             other => other.label().into(),
         }
@@ -146,6 +168,10 @@ mod tests {
             (Outcome::TimedOut(Phase::FirstByte), TryNext, GiveUp),
             (Outcome::TimedOut(Phase::PerTry), TryNext, GiveUp),
             (Outcome::TimedOut(Phase::Total), GiveUp, GiveUp),
+            (Outcome::TimedOut(Phase::Client), GiveUp, GiveUp),
+            (Outcome::TimedOut(Phase::Share), TryNext, GiveUp),
+            (Outcome::Loading, TryNext, Deliver),
+            (Outcome::NoQuota, Deliver, Deliver),
         ] {
             assert_eq!(judge(outcome, &on), listed, "{outcome:?}");
             assert_eq!(judge(outcome, &[]), unlisted, "{outcome:?}");
@@ -155,7 +181,14 @@ mod tests {
     #[test]
     fn the_clients_own_errors_do_not_count_against_a_server() {
         for status in [200, 400, 404, 429, 500] {
-            assert!(!Outcome::Answered(status).blames_server(), "{status}");
+            assert_ne!(
+                Outcome::Answered(status).conduct(),
+                Conduct::Bad,
+                "{status}"
+            );
+        }
+        for outcome in [Outcome::Loading, Outcome::TimedOut(Phase::Client)] {
+            assert_eq!(outcome.conduct(), Conduct::Neutral, "{outcome:?}");
         }
         for outcome in [
             Outcome::Answered(503),
@@ -163,7 +196,7 @@ mod tests {
             Outcome::Empty,
             Outcome::TimedOut(Phase::FirstByte),
         ] {
-            assert!(outcome.blames_server(), "{outcome:?}");
+            assert_eq!(outcome.conduct(), Conduct::Bad, "{outcome:?}");
         }
     }
 }

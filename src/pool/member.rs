@@ -4,33 +4,72 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use pingora::lb::Backend;
 
-/// One address of a server. Times are counted from the pool's epoch.
+use super::Pool;
+use super::recent::Recent;
+use super::window::Window;
+use crate::config::Server;
+
+/// First-byte times that one member is judged by.
+pub(super) type FirstBytes = Recent<16>;
+
+/// One address of a server. Times are counted from the pool's epoch, in microseconds; 0 is never.
 pub(crate) struct Member {
     /// The index of the server in the pool's configuration.
     pub(crate) server: usize,
     pub(super) backend: Backend,
+    /// Requests it works on at once.
+    slots: usize,
     healthy: AtomicBool,
+    /// Its probes find that it loads its model.
+    loading: AtomicBool,
     in_flight: AtomicUsize,
     /// Failed attempts in a row.
     failures: AtomicU32,
-    /// In microseconds; 0 for never.
+    /// Attempts and failed attempts of late.
+    pub(super) attempts: Window,
+    pub(super) first_bytes: FirstBytes,
     ejected_until: AtomicU64,
+    /// It was ejected, and has not answered well since: one request at a time may try it.
+    on_trial: AtomicBool,
+    /// Ejections without a good answer between them.
+    ejections: AtomicU32,
+    /// It asked to be left alone so long.
+    resting_until: AtomicU64,
+    /// It said that it still loads, and will be asked again then.
+    warming_until: AtomicU64,
+    /// The models it has in memory, if it tells.
+    models: ArcSwapOption<Vec<String>>,
 }
 
 impl Member {
-    pub(super) fn new(server: usize, backend: Backend) -> Self {
+    pub(super) fn new(
+        server: usize,
+        settings: &Server,
+        window: Duration,
+        backend: Backend,
+    ) -> Self {
         Member {
             server,
             backend,
+            slots: settings.slots.map_or(usize::MAX, |slots| slots as usize),
             // as in pingora-load-balancing, until probes say otherwise
             healthy: AtomicBool::new(true),
+            loading: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
+            attempts: Window::new(window),
+            first_bytes: FirstBytes::default(),
             ejected_until: AtomicU64::new(0),
+            on_trial: AtomicBool::new(false),
+            ejections: AtomicU32::new(0),
+            resting_until: AtomicU64::new(0),
+            warming_until: AtomicU64::new(0),
+            models: ArcSwapOption::empty(),
         }
     }
 
@@ -47,16 +86,76 @@ impl Member {
     }
 
     pub(super) fn is_ejected(&self, now: Duration) -> bool {
-        self.ejected_until.load(Relaxed) > now.as_micros() as u64
+        is_before(&self.ejected_until, now)
     }
 
-    /// May be asked.
+    pub(super) fn is_resting(&self, now: Duration) -> bool {
+        is_before(&self.resting_until, now)
+    }
+
+    /// It loads its model, by its own word or by that of its probes.
+    pub(super) fn is_warming(&self, now: Duration) -> bool {
+        is_before(&self.warming_until, now) || (self.loading.load(Relaxed) && !self.is_healthy())
+    }
+
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.on_trial.load(Relaxed)
+    }
+
+    /// Well, as far as is known, and not ejected.
     pub(super) fn is_available(&self, now: Duration) -> bool {
         self.is_healthy() && !self.is_ejected(now)
     }
 
+    /// May be asked now, be it that all its slots are taken. `desperate`: nobody else is left.
+    pub(super) fn may_be_asked(&self, now: Duration, desperate: bool) -> bool {
+        let spared = is_before(&self.resting_until, now) || is_before(&self.warming_until, now);
+        let tried_already = self.is_on_trial() && self.in_flight() > 0;
+        self.is_available(now) && (desperate || !spared) && !tried_already
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight() < self.bound()
+    }
+
+    fn bound(&self) -> usize {
+        if self.is_on_trial() { 1 } else { self.slots }
+    }
+
+    /// Takes a slot, if there is one.
+    pub(super) fn acquire(self: &Arc<Self>) -> bool {
+        let taken = self.in_flight.fetch_update(Relaxed, Relaxed, |taken| {
+            (taken < self.bound()).then_some(taken + 1)
+        });
+        taken.is_ok()
+    }
+
+    /// Whether it has a model in memory; `None` if it does not tell.
+    pub(super) fn has_model(&self, model: &str) -> Option<bool> {
+        let models = self.models.load();
+        let has = |name: &String| {
+            // Ollama's `llama3` is `llama3:latest`
+            name == model || name.strip_suffix(":latest") == Some(model)
+        };
+        models.as_ref().map(|models| models.iter().any(has))
+    }
+
+    /// It tells which models it has in memory, and there are none.
+    pub(crate) fn lacks_models(&self) -> bool {
+        let models = self.models.load();
+        models.as_ref().is_some_and(|models| models.is_empty())
+    }
+
+    pub(super) fn set_models(&self, models: Option<Vec<String>>) {
+        self.models.store(models.map(Arc::new));
+    }
+
+    pub(super) fn set_loading(&self, loading: bool) {
+        self.loading.store(loading, Relaxed);
     }
 
     /// Says whether this changed something. A server that its probes find well again is not held
@@ -64,40 +163,102 @@ impl Member {
     pub(super) fn set_healthy(&self, healthy: bool) -> bool {
         let flipped = self.healthy.swap(healthy, Relaxed) != healthy;
         if flipped && healthy {
-            self.failures.store(0, Relaxed);
-            self.ejected_until.store(0, Relaxed);
+            self.pardon();
+            for until in [
+                &self.ejected_until,
+                &self.resting_until,
+                &self.warming_until,
+            ] {
+                until.store(0, Relaxed);
+            }
         }
         flipped
     }
 
-    /// Counts an attempt; says how many failed in a row by now.
-    pub(super) fn count(&self, good: bool) -> u32 {
-        if good {
-            self.failures.store(0, Relaxed);
-            return 0;
-        }
-        self.failures.fetch_add(1, Relaxed) + 1
+    fn pardon(&self) {
+        self.failures.store(0, Relaxed);
+        self.ejections.store(0, Relaxed);
+        self.on_trial.store(false, Relaxed);
+        self.attempts.clear();
+        self.first_bytes.clear();
     }
 
-    /// Ejects until then. The first attempt after that is a trial: one more failure is enough.
-    pub(super) fn eject(&self, until: Duration, after: u32) {
-        self.failures.store(after - 1, Relaxed);
-        self.ejected_until.store(until.as_micros() as u64, Relaxed);
+    /// Counts an attempt; says how many failed in a row by now. A good one ends a trial.
+    pub(super) fn count(&self, good: bool, now: Duration) -> u32 {
+        if !good {
+            self.attempts.add(1, 1, now);
+            return self.failures.fetch_add(1, Relaxed) + 1;
+        }
+        if self.is_on_trial() {
+            self.pardon();
+        }
+        self.attempts.add(1, 0, now);
+        self.failures.store(0, Relaxed);
+        0
+    }
+
+    /// Ejects for `duration`, and each time without a good answer in between for as much longer, up
+    /// to ten times that; says for how long. What comes then is a trial.
+    pub(super) fn eject(&self, duration: Duration, now: Duration) -> Duration {
+        let times = self.ejections.fetch_add(1, Relaxed) + 1;
+        let duration = duration * times.min(10);
+        self.on_trial.store(true, Relaxed);
+        self.ejected_until.store(micros(now + duration), Relaxed);
+        duration
+    }
+
+    pub(super) fn rest(&self, until: Duration) {
+        self.resting_until.fetch_max(micros(until), Relaxed);
+    }
+
+    pub(super) fn warm(&self, until: Duration) {
+        self.warming_until.fetch_max(micros(until), Relaxed);
+    }
+
+    /// How long until it may be asked again, as far as that is known.
+    pub(super) fn back_in(&self, now: Duration) -> Option<Duration> {
+        let until = [
+            &self.ejected_until,
+            &self.resting_until,
+            &self.warming_until,
+        ]
+        .map(|until| until.load(Relaxed))
+        .into_iter()
+        .max()
+        .map_or(Duration::ZERO, Duration::from_micros);
+        self.is_healthy().then(|| until.saturating_sub(now))
     }
 }
 
-/// A member while a request is with it; its place is free again when this is dropped, whatever
-/// way the request ends.
-pub(crate) struct Lease(Arc<Member>);
+fn micros(at: Duration) -> u64 {
+    at.as_micros() as u64
+}
+
+fn is_before(until: &AtomicU64, now: Duration) -> bool {
+    until.load(Relaxed) > micros(now)
+}
+
+/// A member while a request is with it; its slot is free again when this is dropped, whatever way
+/// the request ends, and goes to the next who waits.
+pub(crate) struct Lease {
+    member: Arc<Member>,
+    /// The pool, if somebody may wait for a slot in it.
+    pool: Option<Arc<Pool>>,
+    since: Instant,
+}
 
 impl Lease {
-    pub(super) fn new(member: Arc<Member>) -> Self {
-        member.in_flight.fetch_add(1, Relaxed);
-        Lease(member)
+    /// Of a member whose slot was acquired.
+    pub(super) fn new(member: Arc<Member>, pool: Option<Arc<Pool>>) -> Self {
+        Lease {
+            member,
+            pool,
+            since: Instant::now(),
+        }
     }
 
     pub(crate) fn member(&self) -> &Arc<Member> {
-        &self.0
+        &self.member
     }
 }
 
@@ -105,12 +266,16 @@ impl Deref for Lease {
     type Target = Member;
 
     fn deref(&self) -> &Member {
-        &self.0
+        &self.member
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.member.in_flight.fetch_sub(1, Relaxed);
+        if let Some(pool) = &self.pool {
+            let now = Instant::now();
+            pool.slot_is_free(now.saturating_duration_since(self.since), now);
+        }
     }
 }

@@ -2,17 +2,24 @@
 //!
 //! Each server's addresses are a `Backends` of pingora-load-balancing: discovered again and again
 //! (a name may come to mean other boxes), probed, and marked healthy or not by its thresholds.
-//! What stands here is what that crate has no word for: backups behind primaries, requests in
-//! flight, ejection by evidence from traffic, and turns that survive a change of members. Its own
-//! selection is not used: it takes two servers with one address (two names behind one balancer)
-//! for the same, and gives a server of weight 3 three turns in a row.
+//! What stands here is what that crate has no word for: backups behind primaries, slots and the
+//! line in front of them, ejection by evidence from traffic, and turns that survive a change of
+//! members. Its own selection is not used: it takes two servers with one address (two names
+//! behind one balancer) for the same, and gives a server of weight 3 three turns in a row.
 
+mod eject;
 mod member;
+mod queue;
+mod recent;
+mod ring;
+mod roster;
 mod turns;
+mod window;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -20,14 +27,49 @@ use pingora::lb::discovery::ServiceDiscovery;
 use pingora::lb::health_check::HealthCheck;
 use pingora::lb::{Backend, Backends};
 
-use crate::config::{self, Balance};
+use crate::config::kind::Warming;
+use crate::config::{self, Priority};
+#[cfg(test)]
+pub(crate) use eject::Ejection;
+pub(crate) use eject::{Conduct, Evidence};
 pub(crate) use member::{Lease, Member};
-use turns::Turns;
+use queue::Queue;
+pub(crate) use queue::Ticket;
+use recent::Recent;
+pub(crate) use ring::place;
+use roster::Roster;
+pub(crate) use window::Window;
 
 /// How the addresses of a server are found, and how they are probed.
 pub(crate) struct Watch {
     pub(crate) discovery: Box<dyn ServiceDiscovery + Send + Sync>,
     pub(crate) check: Option<Box<dyn HealthCheck + Send + Sync>>,
+    /// What the probes saw besides good or bad.
+    pub(crate) signs: Arc<Signs>,
+}
+
+/// What probes saw of each address besides good or bad.
+#[derive(Default)]
+pub(crate) struct Signs(Mutex<HashMap<SocketAddr, Sign>>);
+
+#[derive(Clone, Default)]
+pub(crate) struct Sign {
+    /// The server still loads its model.
+    pub(crate) loading: bool,
+    /// The models it has in memory, if it tells.
+    pub(crate) models: Option<Vec<String>>,
+}
+
+impl Signs {
+    pub(crate) fn set(&self, address: SocketAddr, sign: Sign) {
+        let mut signs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        signs.insert(address, sign);
+    }
+
+    fn of(&self, address: SocketAddr) -> Sign {
+        let signs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        signs.get(&address).cloned().unwrap_or_default()
+    }
 }
 
 /// A pool at work.
@@ -35,18 +77,18 @@ pub(crate) struct Pool {
     pub(crate) config: config::Pool,
     /// One for each server of the configuration, in its order.
     servers: Vec<Backends>,
+    signs: Vec<Arc<Signs>>,
     roster: ArcSwap<Roster>,
     turn: AtomicUsize,
+    queue: Queue,
+    has_slots: bool,
+    /// How long a slot is taken, on average; in microseconds.
+    slot_time: AtomicU64,
+    first_bytes: Recent<128>,
+    /// A server is being asked to load a model.
+    loads: AtomicBool,
     /// The zero of the clock that ejections are kept in.
     epoch: Instant,
-}
-
-/// The members of a pool at one moment.
-#[derive(Default)]
-struct Roster {
-    members: Vec<Arc<Member>>,
-    primaries: Turns,
-    backups: Turns,
 }
 
 /// A member whose health changed.
@@ -55,17 +97,56 @@ pub(crate) struct Transition {
     pub(crate) healthy: bool,
 }
 
+/// What a request asks of a pool.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Wanted<'a> {
+    /// Members that had their try.
+    pub(crate) tried: &'a [Arc<Member>],
+    /// Servers that would refuse, by their index.
+    pub(crate) banned: &'a [usize],
+    /// Where the request stands under `balance: hash`.
+    pub(crate) hash: u64,
+    /// The model, where servers tell which they have in memory.
+    pub(crate) model: Option<&'a str>,
+    /// Nobody else is left: those that asked to be spared for a while are asked too.
+    pub(crate) desperate: bool,
+}
+
+/// What a pool has for a request.
+pub(crate) enum Pick {
+    Server(Lease),
+    /// All slots are taken; one may wait.
+    Busy,
+    /// Its servers are loading their models.
+    Warming,
+    Nobody,
+}
+
+impl Pick {
+    #[cfg(test)]
+    fn lease(self) -> Option<Lease> {
+        match self {
+            Pick::Server(lease) => Some(lease),
+            _ => None,
+        }
+    }
+}
+
 /// How a server of the configuration is doing, for people and metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ServerState {
     pub(crate) addresses: usize,
     pub(crate) healthy: usize,
     pub(crate) ejected: usize,
+    /// Left alone for a while, as it asked for.
+    pub(crate) resting: usize,
+    pub(crate) warming: usize,
     pub(crate) in_flight: usize,
 }
 
 impl Pool {
     pub(crate) fn new(config: config::Pool, now: Instant, watch: impl Fn(usize) -> Watch) -> Self {
+        let mut signs = Vec::new();
         let servers = (0..config.servers.len())
             .map(|n| {
                 let watch = watch(n);
@@ -73,15 +154,22 @@ impl Pool {
                 if let Some(check) = watch.check {
                     backends.set_health_check(check);
                 }
+                signs.push(watch.signs);
                 backends
             })
             .collect();
         Pool {
-            config,
             servers,
+            signs,
             roster: ArcSwap::default(),
             turn: AtomicUsize::new(0),
+            queue: Queue::new(config.queue.size),
+            has_slots: config.has_slots(),
+            slot_time: AtomicU64::new(0),
+            first_bytes: Recent::default(),
+            loads: AtomicBool::new(false),
             epoch: now,
+            config,
         }
     }
 
@@ -97,91 +185,150 @@ impl Pool {
         found.map_err(|e| e.to_string())
     }
 
-    /// Runs one probe of each address of a server; says whose health changed by it.
-    pub(crate) async fn probe(&self, server: usize) -> Vec<Transition> {
-        self.servers[server].run_health_check(true).await;
-        let roster = self.roster.load();
-        roster
-            .members
-            .iter()
-            .filter(|member| member.server == server)
-            .filter_map(|member| {
-                let healthy = self.servers[server].ready(&member.backend);
-                let flipped = member.set_healthy(healthy);
-                flipped.then(|| Transition {
-                    member: member.clone(),
-                    healthy,
-                })
-            })
-            .collect()
-    }
-
     fn enrol(&self, server: usize, backends: &BTreeSet<Backend>) {
-        let settings = &self.config.servers[server];
-        self.roster.rcu(|old| {
-            let mut members: Vec<Arc<Member>> = old
-                .members
-                .iter()
-                .filter(|member| member.server != server)
-                .cloned()
-                .collect();
-            for backend in backends {
-                let kept = old
-                    .members
-                    .iter()
-                    .find(|member| member.server == server && member.backend == *backend);
-                members.push(
-                    kept.cloned()
-                        .unwrap_or_else(|| Arc::new(Member::new(server, backend.clone()))),
-                );
-            }
-            members.sort_by_key(|member| member.server);
-            let turns = |backup: bool| {
-                Turns::new(members.iter().enumerate().filter_map(|(n, member)| {
-                    let settings = &self.config.servers[member.server];
-                    (settings.backup == backup).then_some((n, settings.weight))
-                }))
-            };
-            let (primaries, backups) = (turns(false), turns(true));
-            Roster {
-                members,
-                primaries,
-                backups,
-            }
-        });
+        self.roster
+            .rcu(|old| old.with(&self.config, server, backends));
         log::debug!(
             "pool {}: {} has {} addresses",
             self.config.name,
-            settings.name,
+            self.config.servers[server].name,
             backends.len()
         );
     }
 
-    /// The next server, by the pool's rule: an available primary, else an available backup; never
-    /// one that was `tried`.
-    pub(crate) fn pick(&self, tried: &[Arc<Member>], now: Instant) -> Option<Lease> {
+    /// Runs one probe of each address of a server; says whose health changed by it.
+    pub(crate) async fn probe(self: &Arc<Self>, server: usize) -> Vec<Transition> {
+        self.servers[server].run_health_check(true).await;
         let roster = self.roster.load();
-        let now = self.clock(now);
-        let free = |n: &usize| {
-            let member = &roster.members[*n];
-            member.is_available(now) && !tried.iter().any(|t| Arc::ptr_eq(t, member))
-        };
-        let choose = |turns: &Turns| match self.config.balance {
-            Balance::RoundRobin => turns.next(&self.turn, free),
-            Balance::Random => turns.random(free),
-            Balance::LeastInFlight => {
-                turns.least(&self.turn, free, |n| roster.members[n].in_flight())
+        let mut changed = Vec::new();
+        for member in roster.members.iter().filter(|m| m.server == server) {
+            let sign = self.signs[server].of(member.address());
+            member.set_loading(sign.loading);
+            member.set_models(sign.models);
+            let healthy = self.servers[server].ready(&member.backend);
+            if member.set_healthy(healthy) {
+                changed.push(Transition {
+                    member: member.clone(),
+                    healthy,
+                });
             }
-        };
-        let chosen = choose(&roster.primaries).or_else(|| choose(&roster.backups))?;
-        Some(Lease::new(roster.members[chosen].clone()))
+        }
+        self.serve_queue(Instant::now());
+        changed
     }
 
-    /// A backup, if every primary was `tried` or is not available: what a pool still has to offer
+    /// What there is for a request now: an available primary by the pool's rule, else an available
+    /// backup; never one that had its try. Whoever waits in line is before it.
+    pub(crate) fn pick(
+        self: &Arc<Self>,
+        wanted: &Wanted<'_>,
+        priority: Priority,
+        now: Instant,
+    ) -> Pick {
+        if self.has_slots && self.queue.ahead(priority) > 0 {
+            self.serve_queue(now);
+            if self.queue.ahead(priority) > 0 {
+                return Pick::Busy;
+            }
+        }
+        self.choose(wanted, now)
+    }
+
+    fn choose(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Pick {
+        let now = self.clock(now);
+        let roster = self.roster.load();
+        // another request may take the slot between the choice and the claim
+        for _ in 0..roster.members.len().min(8) + 1 {
+            match roster.choose(&self.config.balance, &self.turn, wanted, now) {
+                roster::Choice::Member(n) => {
+                    let member = &roster.members[n];
+                    if member.acquire() {
+                        let pool = self.has_slots.then(|| self.clone());
+                        return Pick::Server(Lease::new(member.clone(), pool));
+                    }
+                }
+                roster::Choice::Busy => return Pick::Busy,
+                roster::Choice::Nobody => break,
+            }
+        }
+        match roster.somebody_warms(wanted, now) {
+            true if self.config.warming == Warming::Wait => Pick::Warming,
+            _ => Pick::Nobody,
+        }
+    }
+
+    /// A backup, if every primary was tried or is not available: what a pool still has to offer
     /// when a request has had its attempts.
-    pub(crate) fn last_resort(&self, tried: &[Arc<Member>], now: Instant) -> Option<Lease> {
-        let lease = self.pick(tried, now)?;
-        self.server(&lease).backup.then_some(lease)
+    pub(crate) fn last_resort(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Pick {
+        match self.choose(wanted, now) {
+            Pick::Server(lease) if self.server(&lease).backup => Pick::Server(lease),
+            _ => Pick::Nobody,
+        }
+    }
+
+    /// Gets in line for a slot. `None` if the line is full.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        wanted: &Wanted<'_>,
+        priority: Priority,
+        now: Instant,
+    ) -> Option<Ticket> {
+        let ticket = self.queue.join(self, wanted, priority)?;
+        self.serve_queue(now);
+        Some(ticket)
+    }
+
+    /// How long one that gets in line now will likely wait; zero while nothing is known.
+    pub(crate) fn expected_wait(&self, priority: Priority) -> Duration {
+        let roster = self.roster.load();
+        let slots: u64 = roster
+            .members
+            .iter()
+            .filter(|m| m.is_healthy())
+            .filter_map(|m| self.server(m).slots)
+            .map(u64::from)
+            .sum();
+        let ahead = self.queue.ahead(priority) as u64;
+        let time = self.slot_time.load(Relaxed);
+        // those at work are half done, on average
+        Duration::from_micros(time * (2 * ahead + 1) / (2 * slots.max(1)))
+    }
+
+    /// Whether there is still something to wait for.
+    pub(crate) fn is_worth_waiting(&self, wanted: &Wanted<'_>, now: Instant) -> bool {
+        let now = self.clock(now);
+        let roster = self.roster.load();
+        roster
+            .members
+            .iter()
+            .any(|member| roster::allows(wanted, member) && member.may_be_asked(now, false))
+    }
+
+    /// Hands free slots to those in line; also needed when time alone made a server available.
+    pub(crate) fn serve_queue(self: &Arc<Self>, now: Instant) {
+        if self.has_slots {
+            self.queue.serve(|wanted| match self.choose(wanted, now) {
+                Pick::Server(lease) => Some(lease),
+                _ => None,
+            });
+        }
+    }
+
+    /// A lease of this pool ended after `taken`.
+    fn slot_is_free(self: &Arc<Self>, taken: Duration, now: Instant) {
+        let taken = taken.as_micros() as u64;
+        let _ = self.slot_time.fetch_update(Relaxed, Relaxed, |average| {
+            Some(match average {
+                0 => taken,
+                average => (average * 7 + taken) / 8,
+            })
+        });
+        self.serve_queue(now);
+    }
+
+    /// Requests in line: realtime, batch.
+    pub(crate) fn waiting(&self) -> [usize; 2] {
+        self.queue.waiting()
     }
 
     /// Whether some server could be asked now.
@@ -194,28 +341,30 @@ impl Pool {
             .any(|member| member.is_available(now))
     }
 
-    /// Notes how an attempt went; says for how long the member is ejected, if this was one failure
-    /// too many. Never the last one available, and never more than the pool's share.
-    pub(crate) fn observe(&self, member: &Member, good: bool, now: Instant) -> Option<Duration> {
-        let eject = self.config.eject?;
-        let failures = member.count(good);
-        if failures < eject.after {
-            return None;
-        }
+    /// When some server may be asked again, as far as that is known.
+    pub(crate) fn back_in(&self, now: Instant) -> Option<Duration> {
         let now = self.clock(now);
         let roster = self.roster.load();
-        let ejected = roster.members.iter().filter(|m| m.is_ejected(now)).count();
-        let available = roster
+        roster.members.iter().filter_map(|m| m.back_in(now)).min()
+    }
+
+    /// Whether servers of the pool tell which models they have in memory, and none of those that
+    /// may be asked has this one.
+    pub(crate) fn is_cold(&self, model: &str, now: Instant) -> bool {
+        let now = self.clock(now);
+        let roster = self.roster.load();
+        let mut asked = roster
             .members
             .iter()
-            .filter(|m| m.is_available(now))
-            .count();
-        let share = roster.members.len() * usize::from(eject.max_percent) / 100;
-        if member.is_ejected(now) || ejected >= share || available <= 1 {
-            return None;
-        }
-        member.eject(now + eject.duration, eject.after);
-        Some(eject.duration)
+            .filter(|member| member.may_be_asked(now, false))
+            .peekable();
+        asked.peek().is_some() && asked.all(|member| member.has_model(model) == Some(false))
+    }
+
+    /// Claims the right to have a model loaded, which one request has at a time.
+    pub(crate) fn begin_load(self: &Arc<Self>) -> Option<Load> {
+        let free = !self.loads.swap(true, Relaxed);
+        free.then(|| Load(self.clone()))
     }
 
     /// How each server of the configuration is doing, in its order.
@@ -227,9 +376,19 @@ impl Pool {
             state.addresses += 1;
             state.healthy += usize::from(member.is_healthy());
             state.ejected += usize::from(member.is_ejected(now));
+            state.resting += usize::from(member.is_resting(now));
+            state.warming += usize::from(member.is_warming(now));
             state.in_flight += member.in_flight();
         }
         states
+    }
+
+    pub(crate) fn has_member(&self, member: &Member) -> bool {
+        let roster = self.roster.load();
+        roster
+            .members
+            .iter()
+            .any(|own| std::ptr::eq(own.as_ref(), member))
     }
 
     pub(crate) fn server(&self, member: &Member) -> &config::Server {
@@ -238,6 +397,15 @@ impl Pool {
 
     fn clock(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.epoch)
+    }
+}
+
+/// A model is being loaded, until this is dropped.
+pub(crate) struct Load(Arc<Pool>);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.loads.store(false, Relaxed);
     }
 }
 

@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::path::Path;
+use std::task::{Context, Poll, Waker};
 
 use pingora::lb::discovery::Static;
 
@@ -17,6 +19,7 @@ pub(crate) fn pools_of(config: &config::Config, now: Instant) -> Vec<Arc<Pool>> 
                 Watch {
                     discovery: Static::new(BTreeSet::from([backend])),
                     check: None,
+                    signs: Arc::default(),
                 }
             });
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -38,10 +41,18 @@ fn pool(text: &str, now: Instant) -> Arc<Pool> {
 
 const TWO_AND_BACKUP: &str = "servers: [{ url: 'http://1.1.1.1:1', name: a }, { url: 'http://1.1.1.1:2', name: b }, { url: 'http://1.1.1.1:3', name: c, backup: true }]";
 
-fn picks(pool: &Pool, count: usize, now: Instant) -> String {
+fn pick(pool: &Arc<Pool>, tried: &[Arc<Member>], now: Instant) -> Option<Lease> {
+    let wanted = Wanted {
+        tried,
+        ..Wanted::default()
+    };
+    pool.pick(&wanted, Priority::Realtime, now).lease()
+}
+
+fn picks(pool: &Arc<Pool>, count: usize, now: Instant) -> String {
     (0..count)
         .map(|_| {
-            pool.pick(&[], now)
+            pick(pool, &[], now)
                 .map_or_else(|| "-".to_owned(), |lease| pool.server(&lease).name.clone())
         })
         .collect()
@@ -71,7 +82,7 @@ fn a_server_is_not_tried_twice() {
     let pool = pool(TWO_AND_BACKUP, now);
     let mut tried = Vec::new();
     let mut names = String::new();
-    while let Some(lease) = pool.pick(&tried, now) {
+    while let Some(lease) = pick(&pool, &tried, now) {
         names += &pool.server(&lease).name;
         tried.push(lease.member().clone());
     }
@@ -82,8 +93,8 @@ fn a_server_is_not_tried_twice() {
 fn a_lease_counts_while_it_lives() {
     let now = Instant::now();
     let pool = pool(&format!("{TWO_AND_BACKUP}, balance: least_in_flight"), now);
-    let first = pool.pick(&[], now).unwrap();
-    let second = pool.pick(&[], now).unwrap();
+    let first = pick(&pool, &[], now).unwrap();
+    let second = pick(&pool, &[], now).unwrap();
     assert_ne!(first.server, second.server);
     assert_eq!(
         pool.states(now)
@@ -96,29 +107,111 @@ fn a_lease_counts_while_it_lives() {
     assert!(pool.states(now).iter().all(|s| s.in_flight == 0));
 }
 
+/// For how long, if it is ejected.
+fn observe(pool: &Pool, member: &Member, good: bool, now: Instant) -> Option<u64> {
+    let conduct = if good { Conduct::Good } else { Conduct::Bad };
+    let ejection = pool.observe(member, conduct, now)?;
+    Some(ejection.duration.as_secs())
+}
+
 #[test]
-fn failures_in_a_row_eject_and_a_trial_brings_back() {
+fn failures_in_a_row_eject_and_one_trial_at_a_time_brings_back() {
     let now = Instant::now();
     let pool = pool(
         &format!("{TWO_AND_BACKUP}, eject: {{ after: 2, for: 10s }}"),
         now,
     );
     let a = member(&pool, 0);
-    assert_eq!(pool.observe(&a, false, now), None);
+    assert_eq!(observe(&pool, &a, false, now), None);
     assert_eq!(
-        pool.observe(&a, true, now),
+        observe(&pool, &a, true, now),
         None,
-        "a success starts the count again"
+        "the count starts again"
     );
-    assert_eq!(pool.observe(&a, false, now), None);
-    assert_eq!(pool.observe(&a, false, now), Some(Duration::from_secs(10)));
+    assert_eq!(observe(&pool, &a, false, now), None);
+    assert_eq!(observe(&pool, &a, false, now), Some(10));
     assert_eq!(picks(&pool, 2, now), "bb");
     let later = now + Duration::from_secs(11);
-    assert!(picks(&pool, 2, later).contains('a'), "tried again");
+    let leases: Vec<Lease> = (0..6).filter_map(|_| pick(&pool, &[], later)).collect();
+    let on_trial = leases.iter().filter(|lease| lease.server == 0).count();
+    assert_eq!((leases.len(), on_trial), (6, 1), "one request tries it");
+    drop(leases);
     assert_eq!(
-        pool.observe(&a, false, later),
-        Some(Duration::from_secs(10)),
-        "one failure is enough now"
+        observe(&pool, &a, false, later),
+        Some(20),
+        "one failure is enough now, and it is out for longer"
+    );
+    let later = later + Duration::from_secs(21);
+    assert_eq!(observe(&pool, &a, true, later), None);
+    let leases: Vec<Lease> = (0..6).filter_map(|_| pick(&pool, &[], later)).collect();
+    let back = leases.iter().filter(|lease| lease.server == 0).count();
+    assert_eq!(back, 3, "a good answer ends the trial");
+}
+
+#[test]
+fn a_share_of_failures_ejects_without_a_row_of_them() {
+    let now = Instant::now();
+    let pool = pool(
+        &format!(
+            "{TWO_AND_BACKUP}, eject: {{ after: 100, rate: 40%, window: 10s, min_requests: 10 }}"
+        ),
+        now,
+    );
+    let a = member(&pool, 0);
+    let outcomes = (0..10).map(|n| observe(&pool, &a, n % 2 == 0, now));
+    assert_eq!(outcomes.flatten().count(), 1);
+    let b = member(&pool, 1);
+    for n in 0..20 {
+        let spread = now + Duration::from_secs(6 * n);
+        assert_eq!(
+            observe(&pool, &b, n % 2 == 0, spread),
+            None,
+            "too few at once"
+        );
+    }
+}
+
+#[test]
+fn first_bytes_far_later_than_those_of_the_others_eject() {
+    let now = Instant::now();
+    let pool = pool(
+        "servers: ['http://1.1.1.1:1', 'http://1.1.1.1:2', 'http://1.1.1.1:3'], eject: { slow: 4 }",
+        now,
+    );
+    for n in 0..3 {
+        let time = Duration::from_millis(if n == 2 { 900 } else { 200 });
+        (0..8).for_each(|_| pool.took(&member(&pool, n), time));
+    }
+    assert_eq!(observe(&pool, &member(&pool, 0), true, now), None);
+    let slow = pool.observe(&member(&pool, 2), Conduct::Good, now);
+    assert_eq!(
+        slow,
+        Some(Ejection {
+            duration: Duration::from_secs(10),
+            evidence: Evidence::Slow
+        })
+    );
+}
+
+#[test]
+fn a_server_that_wants_to_be_left_alone_is_asked_only_if_nobody_else_is_left() {
+    let now = Instant::now();
+    let pool = pool("servers: ['http://1.1.1.1:1']", now);
+    pool.rest(&member(&pool, 0), Duration::from_secs(600), now);
+    assert!(pick(&pool, &[], now).is_none());
+    let desperate = Wanted {
+        desperate: true,
+        ..Wanted::default()
+    };
+    assert!(
+        pool.pick(&desperate, Priority::Realtime, now)
+            .lease()
+            .is_some()
+    );
+    let later = now + Duration::from_secs(61);
+    assert!(
+        pick(&pool, &[], later).is_some(),
+        "no rest is longer than a minute"
     );
 }
 
@@ -129,7 +222,7 @@ fn the_last_one_and_more_than_the_share_are_never_ejected() {
         "servers: ['http://1.1.1.1:1', 'http://1.1.1.1:2', 'http://1.1.1.1:3', 'http://1.1.1.1:4'], eject: { after: 1, max_percent: 50% }",
         now,
     );
-    let ejected = |n| pool.observe(&member(&pool, n), false, now).is_some();
+    let ejected = |n| observe(&pool, &member(&pool, n), false, now).is_some();
     assert_eq!(
         [ejected(0), ejected(1), ejected(2), ejected(3)],
         [true, true, false, false]
@@ -138,7 +231,7 @@ fn the_last_one_and_more_than_the_share_are_never_ejected() {
         "servers: ['http://1.1.1.1:1'], eject: { after: 1, max_percent: 100% }",
         now,
     );
-    assert_eq!(alone.observe(&member(&alone, 0), false, now), None);
+    assert_eq!(observe(&alone, &member(&alone, 0), false, now), None);
 }
 
 #[test]
@@ -155,7 +248,7 @@ fn two_servers_behind_one_address_stay_two() {
 fn members_that_stay_keep_their_state_when_addresses_change() {
     let now = Instant::now();
     let pool = pool(TWO_AND_BACKUP, now);
-    let lease = pool.pick(&[], now).unwrap();
+    let lease = pick(&pool, &[], now).unwrap();
     let set = |addresses: &[&str]| {
         addresses
             .iter()
@@ -168,4 +261,104 @@ fn members_that_stay_keep_their_state_when_addresses_change() {
     pool.enrol(0, &set(&["2.2.2.2:1"]));
     assert_eq!(pool.states(now)[0].addresses, 1);
     drop(lease);
+}
+
+const ONE_SLOT: &str = "servers: [{ url: 'http://1.1.1.1:1', slots: 1 }], queue: { size: 3 }";
+
+fn join(pool: &Arc<Pool>, priority: Priority, now: Instant) -> Option<Ticket> {
+    pool.join(&Wanted::default(), priority, now)
+}
+
+fn ask(ticket: &mut Ticket) -> Poll<Option<Lease>> {
+    let mut context = Context::from_waker(Waker::noop());
+    std::pin::pin!(ticket.granted()).poll(&mut context)
+}
+
+fn has_slot(ticket: &mut Ticket) -> Option<Lease> {
+    match ask(ticket) {
+        Poll::Ready(lease) => lease,
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn slots_are_handed_on_in_order_and_people_go_first() {
+    let now = Instant::now();
+    let pool = pool(ONE_SLOT, now);
+    let lease = pick(&pool, &[], now).unwrap();
+    assert!(matches!(
+        pool.pick(&Wanted::default(), Priority::Realtime, now),
+        Pick::Busy
+    ));
+    let mut batch = join(&pool, Priority::Batch, now).unwrap();
+    let mut first = join(&pool, Priority::Realtime, now).unwrap();
+    let mut second = join(&pool, Priority::Realtime, now).unwrap();
+    assert_eq!(pool.waiting(), [2, 1]);
+    assert!(has_slot(&mut first).is_none());
+    drop(lease);
+    let lease = has_slot(&mut first).unwrap();
+    assert!(has_slot(&mut second).is_none());
+    drop((lease, first));
+    let lease = has_slot(&mut second).unwrap();
+    drop((lease, second));
+    assert!(has_slot(&mut batch).is_some());
+    drop(batch);
+    assert_eq!((pool.waiting(), pool.states(now)[0].in_flight), ([0, 0], 0));
+}
+
+#[test]
+fn a_full_line_refuses_and_gives_the_place_of_a_batch_to_people() {
+    let now = Instant::now();
+    let pool = pool(ONE_SLOT, now);
+    let _lease = pick(&pool, &[], now).unwrap();
+    let mut waiting: Vec<Ticket> = (0..3)
+        .map(|_| join(&pool, Priority::Batch, now).unwrap())
+        .collect();
+    assert!(join(&pool, Priority::Batch, now).is_none());
+    let _urgent = join(&pool, Priority::Realtime, now).unwrap();
+    assert_eq!(pool.waiting(), [1, 2]);
+    assert!(matches!(ask(&mut waiting[2]), Poll::Ready(None)));
+}
+
+#[test]
+fn whoever_leaves_the_line_or_never_takes_its_slot_leaves_nothing_behind() {
+    let now = Instant::now();
+    let pool = pool(
+        "servers: ['http://1.1.1.1:1', 'http://1.1.1.1:2'], slots: 2, queue: { size: 50 }",
+        now,
+    );
+    let mut leases: Vec<Lease> = Vec::new();
+    let mut tickets: Vec<Ticket> = Vec::new();
+    for _ in 0..20_000 {
+        match fastrand::u8(..5) {
+            0 | 1 => match pool.pick(&Wanted::default(), Priority::Realtime, now) {
+                Pick::Server(lease) => leases.push(lease),
+                _ => {
+                    let priority = [Priority::Realtime, Priority::Batch][fastrand::usize(..2)];
+                    tickets.extend(join(&pool, priority, now));
+                }
+            },
+            2 if !leases.is_empty() => {
+                leases.swap_remove(fastrand::usize(..leases.len()));
+            }
+            3 if !tickets.is_empty() => {
+                // leaves, perhaps with a slot it was just handed
+                tickets.swap_remove(fastrand::usize(..tickets.len()));
+            }
+            4 if !tickets.is_empty() => {
+                let n = fastrand::usize(..tickets.len());
+                if let Poll::Ready(granted) = ask(&mut tickets[n]) {
+                    tickets.swap_remove(n);
+                    leases.extend(granted);
+                }
+            }
+            _ => {}
+        }
+        let states = pool.states(now);
+        assert!(states.iter().all(|state| state.in_flight <= 2));
+    }
+    tickets.clear();
+    leases.clear();
+    assert_eq!(pool.waiting(), [0, 0]);
+    assert!(pool.states(now).iter().all(|state| state.in_flight == 0));
 }

@@ -48,6 +48,11 @@ impl Turns {
         Turns { cycle, members }
     }
 
+    /// The members, each once.
+    pub(super) fn members(&self) -> impl Iterator<Item = usize> {
+        self.members.iter().map(|(n, _)| *n)
+    }
+
     /// The next free member. A turn that falls on one that is not free passes to the next turn of
     /// all, not to its neighbour, so that the load of a dead server spreads over the rest.
     pub(super) fn next(&self, turn: &AtomicUsize, free: impl Fn(&usize) -> bool) -> Option<usize> {
@@ -78,6 +83,27 @@ impl Turns {
                 left -= weight;
                 None
             })
+    }
+
+    /// The less busy one, for its weight, of two that were drawn: nearly as even as asking all, and
+    /// edges that do not know of each other do not all run to the same one (Mitzenmacher, 2001).
+    pub(super) fn better_of_two(
+        &self,
+        free: impl Fn(&usize) -> bool,
+        in_flight: impl Fn(usize) -> usize,
+    ) -> Option<usize> {
+        let first = self.random(&free)?;
+        let Some(second) = self.random(|n| *n != first && free(n)) else {
+            return Some(first);
+        };
+        let weight = |n: usize| {
+            let member = self.members.iter().find(|(m, _)| *m == n);
+            member.map_or(1, |(_, weight)| u64::from(*weight))
+        };
+        // +1: of two idle ones the heavier
+        let busier = (in_flight(first) as u64 + 1) * weight(second)
+            > (in_flight(second) as u64 + 1) * weight(first);
+        Some(if busier { second } else { first })
     }
 
     /// The free member with the least in flight for its weight; of equals, each in turn.
@@ -156,6 +182,18 @@ mod tests {
         assert_eq!(least([1, 2]), Some(1));
         assert_eq!(least([0, 1]), Some(0));
         assert_eq!(least([1, 4]), Some(0));
+    }
+
+    #[test]
+    fn of_two_the_less_busy_one_is_taken() {
+        let turns = Turns::new([(0, 1), (1, 1), (2, 1)].into_iter());
+        let mut load = [0usize; 3];
+        for _ in 0..300 {
+            load[turns.better_of_two(|_| true, |n| load[n]).unwrap()] += 1;
+        }
+        assert!(load.iter().all(|n| (97..=103).contains(n)), "{load:?}");
+        assert_eq!(turns.better_of_two(|n| *n == 2, |_| 0), Some(2));
+        assert_eq!(turns.better_of_two(|_| false, |_| 0), None);
     }
 
     #[test]

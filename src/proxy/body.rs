@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
 
 use super::exchange::Stop;
+use crate::inspect::audio::AudioMeter;
 use crate::inspect::{Body, BodyError, Scanner};
 use crate::reply;
 
@@ -132,11 +134,7 @@ impl Upload {
         offset: u64,
     ) -> Result<Option<Bytes>, Stop> {
         if offset < self.received {
-            return self
-                .kept(offset)
-                .await
-                .map(Some)
-                .map_err(|e| spool_failed(&e));
+            return self.again(offset).await;
         }
         if self.complete {
             return Ok(None);
@@ -166,6 +164,32 @@ impl Upload {
             .await
             .map_err(|e| spool_failed(&e))?;
         Ok(Some(piece))
+    }
+
+    /// The same for a body that is complete.
+    pub(super) async fn again(&self, offset: u64) -> Result<Option<Bytes>, Stop> {
+        if offset >= self.received {
+            return Ok(None);
+        }
+        let kept = self.kept(offset).await;
+        kept.map(Some).map_err(|e| spool_failed(&e))
+    }
+
+    /// How long the audio plays that stands there, if its header tells. Long files are not read
+    /// again for this: what memory holds has to be enough.
+    pub(super) async fn audio(&self, file: Range<u64>) -> Option<Duration> {
+        if self.spool.is_some() {
+            return None;
+        }
+        let mut meter = AudioMeter::new(None);
+        let mut at = file.start;
+        while at < file.end {
+            let piece = self.again(at).await.ok()??;
+            let piece = piece.slice(..piece.len().min((file.end - at) as usize));
+            at += piece.len() as u64;
+            meter.feed(&piece);
+        }
+        meter.duration()
     }
 
     async fn keep(&mut self, piece: Bytes) -> io::Result<()> {

@@ -1,19 +1,25 @@
 //! An answer on its way to the client: head, first piece, then piece by piece as they come.
 
-use std::sync::Arc;
+use std::pin::pin;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Version, header};
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora::Error;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession as Session;
 
+use super::account::{account, outcome_of};
 use super::body::Upload;
+use super::connection::Answer;
 use super::exchange::{Exchange, Stop};
-use super::leg::{Answer, Failed, wait};
-use super::{Edge, relay};
-use crate::gateway::Gateway;
+use super::leg::Failed;
+use super::relay::Ground;
+use super::side::{Bound, earliest, while_client_stays, within};
+use super::{Edge, outcome};
+use crate::inspect::Body;
+use crate::inspect::audio::AudioMeter;
+use crate::inspect::endpoint::Operation;
 use crate::observe::metrics::PoolMetrics;
 use crate::observe::record::Termination;
 use crate::observe::usage::Tail;
@@ -36,69 +42,99 @@ enum Cut {
     Server(Outcome),
 }
 
+/// What is read off an answer while it passes by.
+struct Passing {
+    tail: Tail,
+    audio: Option<AudioMeter>,
+}
+
 /// Passes an answer on and counts how that ended.
 pub(super) async fn deliver(
-    edge: &Arc<Edge>,
+    ground: &Ground<'_>,
     session: &mut Session,
     x: &mut Exchange,
-    mut answer: Answer,
-    gateway: &Gateway,
+    mut answer: Box<Answer>,
     standing: Standing,
     upload: &Upload,
 ) -> Result<(), Stop> {
-    let name = answer.pool.server(&answer.lease).name.clone();
-    x.target = Some(answer.target);
-    x.record.server = Some((answer.pool.config.name.clone(), name));
-    x.record.status = answer.status();
-    let route = x.route.expect("a relayed request has a route");
-    let pool_id = gateway.config.routes[route].targets[answer.target].pool.0;
+    let gateway = ground.gateway();
+    let pool_id = ground.settings.targets[answer.target].pool.0;
+    note_server(ground, x, &answer);
+    let outcome = outcome_of(&answer);
+    let account = |answer: &Answer, outcome| {
+        if standing == Standing::Good {
+            let headers = Some(&answer.head.headers);
+            account(gateway, pool_id, answer.lease.member(), outcome, headers);
+        }
+    };
+    if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
+        account(&answer, Outcome::Answered(101));
+        return Err(Stop::Upgraded(answer));
+    }
     let metrics = &gateway.pool_metrics[pool_id];
     let streaming = Instant::now();
-    let mut tail = Tail::default();
+    let spoken = x.operation == Some(Operation::Speech) && answer.head.status.is_success();
+    let mut passing = Passing {
+        tail: Tail::default(),
+        audio: spoken.then(|| AudioMeter::new(pcm_rate(ground.body))),
+    };
     let passed = pass_on(
-        edge,
+        ground.edge,
         session,
         x,
         &mut answer,
         metrics,
         standing,
         upload,
-        &mut tail,
+        &mut passing,
     )
     .await;
     metrics.stream.observe(streaming.elapsed().as_secs_f64());
-    x.record.usage = tail.usage();
-    let account = |outcome| {
-        if standing == Standing::Good {
-            relay::account(
-                gateway,
-                pool_id,
-                &answer.pool,
-                answer.lease.member(),
-                outcome,
-            );
-        }
-    };
+    x.record.usage = passing.tail.usage();
+    if let Some(audio) = passing.audio {
+        x.record.audio = audio.duration();
+    }
     match passed {
         Ok(()) => {
-            account(Outcome::Answered(answer.status()));
+            account(&answer, outcome);
             x.record.termination = Termination::Complete;
-            answer.connection.release(edge).await;
+            answer.connection.release(ground.edge).await;
             Ok(())
         }
         Err(Cut::Client) => {
-            account(Outcome::Answered(answer.status()));
+            account(&answer, outcome);
             // openai-python closes right behind `[DONE]`, which is no abort
-            if tail.is_done() {
+            if passing.tail.is_done() {
                 x.record.termination = Termination::Complete;
             }
             Err(Stop::ClientGone)
         }
         Err(Cut::Server(outcome)) => {
-            account(outcome);
+            account(&answer, outcome);
             broken(session, x, &answer, outcome).await
         }
     }
+}
+
+/// Notes who answers, and with which voice.
+fn note_server(ground: &Ground<'_>, x: &mut Exchange, answer: &Answer) {
+    let pool = &answer.pool.config.name;
+    let server = answer.pool.server(&answer.lease);
+    x.target = Some(answer.target);
+    x.record.server = Some((pool.clone(), server.name.clone()));
+    x.record.status = answer.status();
+    x.record.times.connect = answer.connection.made_in.unwrap_or_default();
+    if let Some(voice) = &answer.voice {
+        ground.edge.metrics.mapped_voice(pool, voice);
+        x.record.voice_served = Some(voice.clone());
+    }
+}
+
+/// Bytes a second of audio without a header, if that is what was asked for: 24 kHz, 16 bit, one
+/// channel (API reference, "Create speech"; the same in Kokoro-FastAPI).
+fn pcm_rate(body: Option<&Body>) -> Option<u32> {
+    let format = body?.text("response_format")?;
+    (format == "pcm").then_some(48_000)
 }
 
 /// Head, first piece, and every piece as it comes.
@@ -114,7 +150,7 @@ async fn pass_on(
     metrics: &PoolMetrics,
     standing: Standing,
     upload: &Upload,
-    tail: &mut Tail,
+    passing: &mut Passing,
 ) -> Result<(), Cut> {
     let head = response_head(session, x, answer, standing);
     session
@@ -133,7 +169,10 @@ async fn pass_on(
         if let Some(piece) = &next {
             received.inc_by(piece.len() as u64);
             x.record.bytes_out += piece.len() as u64;
-            tail.push(piece);
+            passing.tail.push(piece);
+            if let Some(audio) = &mut passing.audio {
+                audio.feed(piece);
+            }
         }
         session
             .write_response_body(next.take().unwrap_or_default(), done)
@@ -143,27 +182,24 @@ async fn pass_on(
             return Ok(());
         }
         let bound = idle_bound(answer);
-        let reading = answer.connection.session.read_response_body();
-        next = match wait(edge, session, upload, bound, reading).await {
-            Ok(piece) => piece,
+        let reading = pin!(answer.connection.session.read_response_body());
+        let reading = pin!(within(bound, reading));
+        let watched = upload.is_complete().then_some(&mut *session);
+        next = match while_client_stays(edge, watched, reading).await {
+            Ok(Ok(Ok(piece))) => piece,
+            Ok(Ok(Err(error))) => return Err(Cut::Server(outcome::of_talking(&error))),
+            Ok(Err(phase)) => return Err(Cut::Server(Outcome::TimedOut(phase))),
             Err(Failed::Outcome(outcome)) => return Err(Cut::Server(outcome)),
             Err(Failed::Stop(_)) => return Err(Cut::Client),
         };
     }
 }
 
-fn idle_bound(answer: &Answer) -> super::leg::Bound {
-    let idle = answer
-        .pool
-        .config
-        .timeouts
-        .idle
-        .map(|idle| Instant::now() + idle);
-    match (idle, answer.deadline) {
-        (Some(idle), Some(total)) if total < idle => (Some(total), Phase::Total),
-        (None, Some(total)) => (Some(total), Phase::Total),
-        (idle, _) => (idle, Phase::Idle),
-    }
+fn idle_bound(answer: &Answer) -> Bound {
+    let idle = answer.pool.config.timeouts.idle;
+    let idle = idle.map(|idle| (Instant::now() + idle, Phase::Idle));
+    let total = answer.deadline.map(|total| (total, Phase::Total));
+    earliest(&[idle, total], Phase::Idle)
 }
 
 /// The server broke off. An event stream ends with an error that its reader understands; every
@@ -211,6 +247,25 @@ fn is_event_stream(head: &ResponseHeader) -> bool {
         && !headers.contains_key(header::CONTENT_LENGTH)
 }
 
+/// The head that tells a client that its connection is a WebSocket from here on.
+pub(super) fn switching_head(x: &Exchange, answer: &Answer) -> ResponseHeader {
+    let mut head = ResponseHeader::build_no_case(answer.head.status, None)
+        .expect("a status that came in can go out");
+    let mut own = x.answer_headers.clone();
+    own.push((header::CONNECTION, HeaderValue::from_static("upgrade")));
+    own.push((header::UPGRADE, HeaderValue::from_static("websocket")));
+    if let Some((pool, server)) = &x.record.server
+        && let Ok(value) = HeaderValue::from_str(&format!("{pool}/{server}"))
+    {
+        own.push((HeaderName::from_static("x-backend"), value));
+    }
+    let passed = headers::to_client(&answer.head.headers, answer.pool.server(&answer.lease));
+    for (name, value) in passed.into_iter().chain(own) {
+        let _ = head.append_header(name, value);
+    }
+    head
+}
+
 fn response_head(
     session: &mut Session,
     x: &mut Exchange,
@@ -232,6 +287,14 @@ fn response_head(
     )];
     if let Some(attempts) = x.record.attempts_header() {
         own.push((HeaderName::from_static("x-attempts"), attempts));
+    }
+    if let Some(voice) = &answer.voice {
+        let asked_for = x.record.voice.as_deref();
+        let told = asked_for.map_or_else(
+            || voice.clone(),
+            |asked_for| format!("{voice}; requested={asked_for}"),
+        );
+        own.push((HeaderName::from_static("x-voice"), told));
     }
     // a server that says itself when to come back is right about that
     if standing == Standing::Last && !head.headers.contains_key(header::RETRY_AFTER) {

@@ -7,9 +7,12 @@ use http::{HeaderName, HeaderValue};
 use prometheus::IntGauge;
 
 use super::Snapshot;
+use super::connection::Answer;
+use crate::config::Pool;
 use crate::inspect::endpoint::Operation;
-use crate::observe::metrics::RouteMetrics;
+use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::observe::record::{Record, Termination};
+use crate::transform::path;
 
 /// A request being served.
 pub(crate) struct Exchange {
@@ -22,6 +25,12 @@ pub(crate) struct Exchange {
     /// The index of the route's target that answered.
     pub(super) target: Option<usize>,
     pub(super) operation: Option<Operation>,
+    /// Only pools at home may be asked.
+    pub(super) home: bool,
+    /// The connection is to become a WebSocket.
+    pub(super) upgrade: bool,
+    /// When the client gives up, less the time that an answer needs to reach it.
+    pub(super) deadline: Option<Instant>,
     /// The listener decides about CORS, not the servers.
     pub(super) cors: bool,
     /// Headers that every answer to this client carries.
@@ -46,6 +55,8 @@ pub(super) enum Stop {
     ClientGone,
     /// The answer had begun and was cut, so that nobody takes it for a whole one.
     Cut,
+    /// A server agreed to speak another protocol from here on.
+    Upgraded(Box<Answer>),
 }
 
 impl From<crate::reply::Reply> for Stop {
@@ -64,6 +75,9 @@ impl Exchange {
             route: None,
             target: None,
             operation: None,
+            home: false,
+            upgrade: false,
+            deadline: None,
             cors: false,
             answer_headers: Vec::new(),
             _in_flight: InFlight(in_flight.clone()),
@@ -84,6 +98,32 @@ impl Exchange {
             Some(route) => &self.snapshot.gateway.route_metrics[route],
             None => &self.snapshot.gateway.unrouted,
         }
+    }
+
+    /// The client has given up by now, or is about to.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Notes how much of our own work came before the first attempt.
+    pub(super) fn began_attempts(&mut self, metrics: &Metrics) {
+        let times = &mut self.record.times;
+        times.overhead = (self.started.elapsed())
+            .saturating_sub(times.body)
+            .saturating_sub(times.queue);
+        metrics.overhead.observe(times.overhead.as_secs_f64());
+    }
+
+    /// The query of a realtime request with the pool's own name for its model; `None` if nothing
+    /// changes.
+    pub(super) fn realtime_query(&self, query: Option<&str>, pool: &Pool) -> Option<String> {
+        if self.operation != Some(Operation::Realtime) {
+            return None;
+        }
+        let public = path::parameter(query, "model")?;
+        let own = pool.models.translate(&public, false)?;
+        Some(path::with_parameter(query?, "model", own))
     }
 
     /// Notes that the first byte of the answer's body is here.
@@ -125,6 +165,9 @@ impl Exchange {
             _ => {}
         }
         let whole = record.termination == Termination::Complete;
+        if let (Some(operation), Some(audio), true) = (self.operation, record.audio, whole) {
+            metrics.played(operation, seconds(audio), seconds(record.times.total));
+        }
         if let (Some(operation), Some(first), true) =
             (self.operation, record.times.first_byte, whole)
         {

@@ -1,9 +1,12 @@
 //! What the head of a request says.
 
-use http::{HeaderName, HeaderValue, Version, header};
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::RequestHeader;
 
 use crate::config::Cors;
+use crate::reply::{self, Reply};
 use crate::route::Head;
 
 /// The head as the route table asks for it; `path` in canonical form.
@@ -40,7 +43,7 @@ pub(super) fn allowed_origin(head: &RequestHeader, cors: Option<&Cors>) -> Optio
 
 /// What a browser is told about an answer it may read.
 pub(super) fn cors_headers(origin: Option<HeaderValue>) -> Vec<(HeaderName, HeaderValue)> {
-    let exposed = "x-request-id, x-upstream-request-id, x-backend, x-attempts, x-should-retry, retry-after, \
+    let exposed = "x-request-id, x-upstream-request-id, x-backend, x-attempts, x-voice, x-should-retry, retry-after, \
                    retry-after-ms, openai-processing-ms, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, \
                    x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, \
                    x-ratelimit-reset-tokens";
@@ -63,6 +66,64 @@ pub(super) fn host(head: &RequestHeader) -> Option<&str> {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => Some(name),
         _ => Some(host),
     }
+}
+
+/// Whether the connection is to become a WebSocket (RFC 6455, section 4.1).
+pub(super) fn asks_for_websocket(head: &RequestHeader) -> Result<bool, Reply> {
+    let text = |name: HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let asked = text(header::UPGRADE).is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
+    if !asked {
+        return Ok(false);
+    }
+    let connection = head.headers.get_all(header::CONNECTION).iter();
+    let nominated = connection
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| {
+            value
+                .split(',')
+                .any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
+        });
+    let framed = head.headers.contains_key(header::TRANSFER_ENCODING)
+        || text(header::CONTENT_LENGTH).is_some_and(|length| length.trim() != "0");
+    if head.method != Method::GET || head.version != Version::HTTP_11 || !nominated || framed {
+        return Err(reply::invalid_request(
+            "A WebSocket is asked for with GET in HTTP/1.1, `Connection: upgrade` and no body.",
+        ));
+    }
+    Ok(true)
+}
+
+/// Whether the client wants its data to stay at home. A word that is not understood is refused: it
+/// may have meant just that.
+pub(super) fn stays_home(head: &RequestHeader) -> Result<bool, Reply> {
+    let mut home = false;
+    for value in head.headers.get_all("x-data-zone") {
+        match value.as_bytes().trim_ascii() {
+            zone if zone.eq_ignore_ascii_case(b"home") => home = true,
+            zone if zone.eq_ignore_ascii_case(b"cloud") => {}
+            _ => {
+                let message = "`x-data-zone` is `home` or `cloud`.";
+                return Err(reply::invalid_request(message));
+            }
+        }
+    }
+    Ok(home)
+}
+
+/// How long the client waits for the first byte, less what our answer needs to reach it: the
+/// `x-stainless-read-timeout` of OpenAI's SDKs, in seconds.
+pub(super) fn patience(head: &RequestHeader) -> Option<Duration> {
+    let text = head
+        .headers
+        .get("x-stainless-read-timeout")?
+        .to_str()
+        .ok()?;
+    let seconds: f64 = text.trim().parse().ok()?;
+    let patience = Duration::try_from_secs_f64(seconds).ok()?;
+    let useful = Duration::from_millis(10)..Duration::from_secs(24 * 3600);
+    useful
+        .contains(&patience)
+        .then(|| patience - (patience / 10).min(Duration::from_millis(500)))
 }
 
 /// The path as it was written, before any parser made something of it.

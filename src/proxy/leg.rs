@@ -1,34 +1,28 @@
-//! One attempt: connect to a server, send it the request, wait for the first byte of its answer.
+//! One attempt: connect to a server, send it the request, wait until its answer has begun.
 //!
-//! This leg is ours and not Pingora's pipeline: only so can the head be held until the first
-//! body byte, the first byte have a limit of its own, and a connection survive a 429.
+//! This leg is ours and not Pingora's pipeline: only so can the head be held until the answer has
+//! really begun, the first byte have a limit of its own, and a connection survive a 429.
 
-use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use http::{Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::http::ServerSession as Session;
-use pingora::protocols::http::client::HttpSession;
-use pingora::upstreams::peer::HttpPeer;
 
-use super::body::Upload;
+use super::connection::{Answer, Connection};
 use super::exchange::{Exchange, Stop};
 use super::peer::PeerTemplate;
+use super::request::Writing;
+use super::side::{Bound, Side, earliest, within};
 use super::{Edge, outcome};
 use crate::config::{RetryOn, Route};
+use crate::inspect::opening::Opening;
 use crate::observe::metrics::PoolMetrics;
 use crate::plan::{Outcome, Phase};
 use crate::pool::{Lease, Pool};
-use crate::transform::fields::Edits;
-use crate::transform::{headers, path};
-
-/// Longest body of an unwanted answer that is read so that its connection can be used again.
-const DISCARD: usize = 16 * 1024;
-/// How long that may take.
-const DISCARD_TIME: Duration = Duration::from_millis(50);
+use crate::transform::fields::Rewritten;
 
 /// How long a server that broke off an upload is listened to for the reason.
 const LAST_WORD: Duration = Duration::from_millis(100);
@@ -36,11 +30,15 @@ const LAST_WORD: Duration = Duration::from_millis(100);
 /// What an attempt needs to know.
 pub(super) struct Leg<'a> {
     pub(super) edge: &'a Edge,
+    pub(super) x: &'a Exchange,
     pub(super) settings: &'a Route,
     pub(super) pool: &'a Arc<Pool>,
     pub(super) metrics: &'a PoolMetrics,
     pub(super) template: &'a PeerTemplate,
-    pub(super) edits: &'a Edits,
+    pub(super) rewritten: Rewritten,
+    pub(super) target: usize,
+    /// When the answer has to have begun, as the client waits no longer.
+    pub(super) patience: Option<(Instant, Phase)>,
     pub(super) started: Instant,
 }
 
@@ -52,92 +50,9 @@ pub(super) enum Failed {
     Stop(Stop),
 }
 
-impl Failed {
-    pub(super) fn into_stop(self) -> Stop {
-        match self {
-            Failed::Stop(stop) => stop,
-            Failed::Outcome(_) => Stop::Cut,
-        }
-    }
-}
-
 impl From<Outcome> for Failed {
     fn from(outcome: Outcome) -> Self {
         Failed::Outcome(outcome)
-    }
-}
-
-/// The head of an answer and the first piece of its body, with the connection they came on.
-pub(super) struct Answer {
-    pub(super) head: ResponseHeader,
-    /// `None` if the answer has no body.
-    pub(super) first: Option<Bytes>,
-    pub(super) connection: Connection,
-    pub(super) pool: Arc<Pool>,
-    pub(super) lease: Lease,
-    pub(super) target: usize,
-    /// Everything must be over by then.
-    pub(super) deadline: Option<Instant>,
-}
-
-/// A connection to a server, with what is needed to give it back.
-pub(super) struct Connection {
-    pub(super) session: HttpSession,
-    peer: HttpPeer,
-    reused: bool,
-    /// The whole request went out, so that another may follow on it.
-    request_done: bool,
-    /// A head came back.
-    answered: bool,
-    keepalive: Option<crate::config::Keepalive>,
-}
-
-impl Connection {
-    /// Gives it back for other requests, if it is in a state for that.
-    pub(super) async fn release(mut self, edge: &Edge) {
-        let Some(keepalive) = self.keepalive.filter(|_| self.request_done) else {
-            return;
-        };
-        if edge.uses.count(&self.session) >= keepalive.requests {
-            return;
-        }
-        if let HttpSession::H1(h1) = &mut self.session {
-            h1.respect_keepalive();
-        }
-        edge.connector
-            .release_http_session(self.session, &self.peer, Some(keepalive.idle))
-            .await;
-    }
-}
-
-impl Answer {
-    pub(super) fn status(&self) -> u16 {
-        self.head.status.as_u16()
-    }
-
-    pub(super) fn of(self, target: usize) -> Self {
-        Answer { target, ..self }
-    }
-
-    /// Throws an answer away that nobody wants, but keeps its connection if that is cheap.
-    pub(super) async fn discard(mut self, edge: Arc<Edge>) {
-        let mut length = self.first.as_ref().map_or(0, Bytes::len);
-        let rest = async {
-            while !self.connection.session.response_done() {
-                match self.connection.session.read_response_body().await {
-                    Ok(Some(chunk)) => length += chunk.len(),
-                    Ok(None) => break,
-                    Err(_) => return false,
-                }
-                if length > DISCARD {
-                    return false;
-                }
-            }
-            true
-        };
-        if let Ok(true) = tokio::time::timeout(DISCARD_TIME, rest).await {
-            self.connection.release(&edge).await;
-        }
     }
 }
 
@@ -146,18 +61,13 @@ impl Leg<'_> {
     /// most close theirs after 5 s without a word. Then a fresh one is made.
     pub(super) async fn ask(
         &self,
-        session: &mut Session,
-        x: &mut Exchange,
-        upload: &mut Upload,
+        mut side: Side<'_>,
         lease: Lease,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<Box<Answer>, Failed> {
         let mut fresh = false;
         loop {
-            let mut connection = self.connect(x, &lease, fresh).await?;
-            match self
-                .exchange(&mut connection, session, x, upload, &lease)
-                .await
-            {
+            let mut connection = self.connect(&mut side, &lease, fresh).await?;
+            match self.exchange(&mut connection, &mut side, &lease).await {
                 Err(Failed::Outcome(Outcome::Reset))
                     if connection.reused && !connection.answered && !fresh && self.may_resend() =>
                 {
@@ -165,15 +75,16 @@ impl Leg<'_> {
                 }
                 Err(failed) => return Err(failed),
                 Ok((head, first)) => {
-                    return Ok(Answer {
+                    return Ok(Box::new(Answer {
                         head,
                         first,
                         connection,
                         pool: self.pool.clone(),
                         lease,
-                        target: 0,
-                        deadline: self.total(x),
-                    });
+                        target: self.target,
+                        voice: self.rewritten.voice.clone(),
+                        deadline: self.total(),
+                    }));
                 }
             }
         }
@@ -184,25 +95,25 @@ impl Leg<'_> {
         self.settings.retry.on.contains(&RetryOn::Reset)
     }
 
-    fn total(&self, x: &Exchange) -> Option<Instant> {
-        self.pool
-            .config
-            .timeouts
-            .total
-            .map(|total| x.started + total)
+    fn total(&self) -> Option<Instant> {
+        // a conversation is bounded by its silences
+        let total = self.pool.config.timeouts.total.filter(|_| !self.x.upgrade);
+        total.map(|total| self.x.started + total)
     }
 
     async fn connect(
         &self,
-        x: &mut Exchange,
+        side: &mut Side<'_>,
         lease: &Lease,
         fresh: bool,
     ) -> Result<Connection, Failed> {
-        let peer = self.template.at(lease.address(), fresh);
+        let peer = self.template.at(lease.address(), fresh, self.x.upgrade);
         let started = Instant::now();
-        let bound = self.bound(x, self.pool.config.timeouts.connect, Phase::Connect);
-        let connecting = self.edge.connector.get_http_session(&peer);
-        let (session, reused) = match within(bound, connecting).await {
+        let bound = self.bound(self.pool.config.timeouts.connect, Phase::Connect);
+        // on the heap, as it is large and most of a request's life is not spent in it
+        let connecting = Box::pin(self.edge.connector.get_http_session(&peer));
+        let connected = side.during(self.edge, within(bound, connecting)).await?;
+        let (session, reused) = match connected {
             Ok(Ok(connected)) => connected,
             Ok(Err(error)) => {
                 let outcome = outcome::of_connecting(&error);
@@ -221,52 +132,60 @@ impl Leg<'_> {
             }
             Err(phase) => return Err(Outcome::TimedOut(phase).into()),
         };
-        let server = &self.metrics.servers[lease.server];
-        if reused {
-            server.reused.inc();
-        } else {
-            server.connected.inc();
-            x.record.times.connect = started.elapsed();
-            self.metrics
-                .connect
-                .observe(started.elapsed().as_secs_f64());
-            if let Some(handshake) = tls_handshake(&session) {
-                self.metrics.tls.observe(handshake.as_secs_f64());
-            }
-        }
-        let keepalive = self.pool.config.keepalive;
         // whichever way it was made, it can serve others
-        let peer = if fresh {
-            self.template.at(lease.address(), false)
-        } else {
-            peer
+        let peer = match fresh {
+            true => self.template.at(lease.address(), false, self.x.upgrade),
+            false => peer,
         };
-        Ok(Connection {
+        let connection = Connection {
             session,
-            peer,
+            peer: Box::new(peer),
             reused,
+            made_in: (!reused).then(|| started.elapsed()),
             request_done: false,
             answered: false,
-            keepalive,
-        })
+            keepalive: self.pool.config.keepalive.filter(|_| !self.x.upgrade),
+        };
+        self.count(&connection, lease);
+        Ok(connection)
+    }
+
+    fn count(&self, connection: &Connection, lease: &Lease) {
+        let server = &self.metrics.servers[lease.server];
+        let Some(made_in) = connection.made_in else {
+            server.reused.inc();
+            return;
+        };
+        server.connected.inc();
+        self.metrics.connect.observe(made_in.as_secs_f64());
+        if let Some(handshake) = connection.tls_handshake() {
+            self.metrics.tls.observe(handshake.as_secs_f64());
+        }
     }
 
     /// Sends the request and waits for the answer's head and first piece.
     async fn exchange(
         &self,
         connection: &mut Connection,
-        session: &mut Session,
-        x: &mut Exchange,
-        upload: &mut Upload,
+        side: &mut Side<'_>,
         lease: &Lease,
     ) -> Result<(ResponseHeader, Option<Bytes>), Failed> {
         let sending = Instant::now();
         connection
             .session
             .set_write_timeout(self.pool.config.timeouts.idle);
-        let head = self.request_head(session, x, upload, lease);
-        let sent = self.send(connection, head, session, upload, lease).await;
-        match sent {
+        let writing = Writing {
+            edge: self.edge,
+            x: self.x,
+            pool: &self.pool.config,
+            server: self.pool.server(lease),
+            template: self.template,
+            edits: &self.rewritten.edits,
+            length: side.upload().length(),
+            http2: connection.is_h2(),
+        };
+        let head = writing.head(side.head());
+        match self.send(connection, head, side, lease).await {
             Ok(()) => {}
             Err(Failed::Outcome(_)) if connection.answered => {}
             // it may have answered before it stopped to listen: a 413 or a 503 is worth more
@@ -282,84 +201,17 @@ impl Leg<'_> {
         }
         self.metrics.send.observe(sending.elapsed().as_secs_f64());
         let waiting = Instant::now();
-        let bound = self.bound(x, self.pool.config.timeouts.first_byte, Phase::FirstByte);
-        let head = self
-            .response_head(connection, session, upload, bound)
-            .await?;
-        let first = self
-            .first_piece(connection, session, x, upload, bound, &head)
-            .await?;
+        let bound = self.bound(self.pool.config.timeouts.first_byte, Phase::FirstByte);
+        let head = self.response_head(connection, side, bound).await?;
+        let first = self.first_piece(connection, side, bound, &head).await?;
         self.metrics.wait.observe(waiting.elapsed().as_secs_f64());
         self.metrics.servers[lease.server]
             .first_byte
             .observe(self.started.elapsed().as_secs_f64());
+        if head.status.is_success() {
+            self.pool.took(lease, waiting.elapsed());
+        }
         Ok((head, first))
-    }
-
-    fn request_head(
-        &self,
-        session: &Session,
-        x: &Exchange,
-        upload: &Upload,
-        lease: &Lease,
-    ) -> RequestHeader {
-        let client = session.req_header();
-        let server = self.pool.server(lease);
-        let target = path::to_server(
-            &x.record.path,
-            client.uri.query(),
-            &self.pool.config,
-            server,
-        );
-        let hop = headers::Hop {
-            request_id: &x.record.request_id,
-            traceparent: &x.record.traceparent,
-            via: &self.edge.via,
-            client: x.record.client,
-            host: super::head::host(client),
-        };
-        let sent = headers::to_server(&client.headers, &self.pool.config, server, &hop);
-        let mut head = RequestHeader::build_no_case(
-            client.method.clone(),
-            target.as_bytes(),
-            Some(sent.len() + 4),
-        )
-        .expect("a path in normal form and a method that came in can go out");
-        let authority = HeaderValue::from_str(&self.template.authority);
-        set(
-            &mut head,
-            header::HOST,
-            authority.expect("the host of a URL can stand in a header"),
-        );
-        for (name, value) in sent {
-            let _ = head.append_header(name, value);
-        }
-        match upload.length() {
-            // whisper.cpp waits ten minutes for the body of a POST that does not say it has none
-            Some(0)
-                if matches!(
-                    client.method,
-                    Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS
-                ) => {}
-            Some(length) => set(
-                &mut head,
-                header::CONTENT_LENGTH,
-                self.edits.length(length).into(),
-            ),
-            None => set(
-                &mut head,
-                header::TRANSFER_ENCODING,
-                HeaderValue::from_static("chunked"),
-            ),
-        }
-        if self.pool.config.keepalive.is_none() {
-            set(
-                &mut head,
-                header::CONNECTION,
-                HeaderValue::from_static("close"),
-            );
-        }
-        head
     }
 
     /// Sends head and body. A refusal that comes before the body is out ends that early.
@@ -367,30 +219,31 @@ impl Leg<'_> {
         &self,
         connection: &mut Connection,
         head: RequestHeader,
-        session: &mut Session,
-        upload: &mut Upload,
+        side: &mut Side<'_>,
         lease: &Lease,
     ) -> Result<(), Failed> {
+        let h2 = connection.is_h2();
         let up = &mut connection.session;
         let broken = |error: Box<pingora::Error>| Failed::Outcome(outcome::of_talking(&error));
         up.write_request_header(Box::new(head))
             .await
             .map_err(broken)?;
         let mut offset = 0;
-        while let Some(piece) = upload.next(session, offset).await.map_err(Failed::Stop)? {
+        while let Some(piece) = side.next(offset).await.map_err(Failed::Stop)? {
             let start = offset;
             offset += piece.len() as u64;
-            for piece in self.edits.splice(start, piece) {
+            for piece in self.rewritten.edits.splice(start, piece) {
                 self.metrics.servers[lease.server]
                     .bytes_sent
                     .inc_by(piece.len() as u64);
-                let writing = up.write_request_body(piece, false);
-                let written = while_client_stays(self.edge, session, upload.is_complete(), writing);
-                written.await?.map_err(broken)?;
+                let writing = pin!(up.write_request_body(piece, false));
+                side.during(self.edge, writing).await?.map_err(broken)?;
             }
             // a server that refuses an upload says so before it has all of it
+            let upload = side.upload();
             let more = !upload.is_complete() || offset < upload.received();
-            if more && !connection.answered {
+            // half a read of an HTTP/2 head cannot be taken up again
+            if more && !connection.answered && !h2 {
                 let read = tokio::select! {
                     biased;
                     read = up.read_response_header() => read.is_ok(),
@@ -414,15 +267,14 @@ impl Leg<'_> {
     async fn response_head(
         &self,
         connection: &mut Connection,
-        session: &mut Session,
-        upload: &Upload,
+        side: &mut Side<'_>,
         bound: Bound,
     ) -> Result<ResponseHeader, Failed> {
         let mut read = connection.answered;
         loop {
             if !read {
-                let reading = connection.session.read_response_header();
-                wait(self.edge, session, upload, bound, reading).await?;
+                let reading = pin!(connection.session.read_response_header());
+                side.wait(self.edge, bound, reading).await?;
             }
             read = false;
             let head = connection
@@ -430,60 +282,69 @@ impl Leg<'_> {
                 .response_header()
                 .ok_or(Outcome::Invalid)?;
             match head.status {
+                StatusCode::SWITCHING_PROTOCOLS if self.x.upgrade => {}
                 // we asked for no other protocol
                 StatusCode::SWITCHING_PROTOCOLS => return Err(Outcome::Invalid.into()),
-                status if status.is_informational() => {}
-                _ => {
-                    connection.answered = true;
-                    return Ok(connection
-                        .session
-                        .response_header()
-                        .cloned()
-                        .ok_or(Outcome::Invalid)?);
-                }
+                status if status.is_informational() => continue,
+                _ => {}
             }
+            let head = head.clone();
+            connection.answered = true;
+            return Ok(head);
         }
     }
 
-    /// Waits for the first piece of the body, if there is to be one.
+    /// Waits until the body has begun, if there is to be one: for its first event, for audio
+    /// behind the head of its container, else for its first byte.
     async fn first_piece(
         &self,
         connection: &mut Connection,
-        session: &mut Session,
-        x: &Exchange,
-        upload: &Upload,
+        side: &mut Side<'_>,
         bound: Bound,
         head: &ResponseHeader,
     ) -> Result<Option<Bytes>, Failed> {
-        let bodyless = session.req_header().method == Method::HEAD
+        let bodyless = side.head().method == Method::HEAD
             || matches!(
                 head.status,
-                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS
             );
         if bodyless {
             return Ok(None);
         }
+        let promised =
+            head.status.is_success() && self.x.operation.is_some_and(|o| o.always_answers());
+        let mut opening = promised.then(|| {
+            let content_type = head.headers.get(header::CONTENT_TYPE);
+            let content_type = content_type.and_then(|value| value.to_str().ok());
+            Opening::new(content_type, self.pool.config.min_first_bytes)
+        });
+        let mut held = BytesMut::new();
         loop {
-            let reading = connection.session.read_response_body();
+            let reading = pin!(connection.session.read_response_body());
             // an error behind the head: what it was worth is lost either way
-            match wait(self.edge, session, upload, bound, reading).await? {
+            match side.wait(self.edge, bound, reading).await? {
                 Some(piece) if piece.is_empty() => {}
-                Some(piece) => return Ok(Some(piece)),
-                None => {
-                    let promised =
-                        head.status.is_success() && x.operation.is_some_and(|o| o.always_answers());
-                    return if promised {
-                        Err(Outcome::Empty.into())
-                    } else {
-                        Ok(None)
-                    };
+                Some(piece) => {
+                    let begun = opening.as_mut().is_none_or(|opening| opening.feed(&piece));
+                    match (begun, held.is_empty()) {
+                        (true, true) => return Ok(Some(piece)),
+                        (begun, _) => {
+                            held.extend_from_slice(&piece);
+                            if begun {
+                                return Ok(Some(held.freeze()));
+                            }
+                        }
+                    }
                 }
+                None if promised => return Err(Outcome::Empty.into()),
+                None => return Ok(None),
             }
         }
     }
 
-    /// The first of a phase's own limit, the route's per try and the pool's for all.
-    fn bound(&self, x: &Exchange, own: Option<Duration>, phase: Phase) -> Bound {
+    /// The first of a phase's own limit, the route's per try, the pool's for all and the client's
+    /// patience.
+    fn bound(&self, own: Option<Duration>, phase: Phase) -> Bound {
         let own = own.map(|limit| (Instant::now() + limit, phase));
         // from now on, not from the start: the time a client takes to send its body is its own
         let per_try = self
@@ -491,81 +352,7 @@ impl Leg<'_> {
             .retry
             .per_try_timeout
             .map(|limit| (Instant::now() + limit, Phase::PerTry));
-        let total = self.total(x).map(|at| (at, Phase::Total));
-        let first = [own, per_try, total]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at);
-        (
-            first.map(|(at, _)| at),
-            first.map_or(phase, |(_, phase)| phase),
-        )
-    }
-}
-
-/// How long the handshake of a new connection took, if it is one with TLS.
-fn tls_handshake(session: &HttpSession) -> Option<Duration> {
-    let layers = &session.digest()?.timing_digest;
-    layers.get(1)?.as_ref()?.establishment_duration
-}
-
-fn set(head: &mut RequestHeader, name: http::HeaderName, value: HeaderValue) {
-    head.insert_header(name, value)
-        .expect("one header more fits");
-}
-
-/// A moment, and what it means if it passes.
-pub(super) type Bound = (Option<Instant>, Phase);
-
-/// What `work` gives, or the phase whose limit passed. Pingora's timers are shared and precise to
-/// 10 ms; one of tokio's for each wait would wake its driver each time.
-async fn within<T>((at, phase): Bound, work: impl Future<Output = T>) -> Result<T, Phase> {
-    match at {
-        Some(at) => {
-            let left = at.saturating_duration_since(Instant::now());
-            pingora_timeout::timeout(left, work)
-                .await
-                .map_err(|_| phase)
-        }
-        None => Ok(work.await),
-    }
-}
-
-/// What a read from the server gives, in time and while the client stays.
-pub(super) async fn wait<T>(
-    edge: &Edge,
-    session: &mut Session,
-    upload: &Upload,
-    bound: Bound,
-    reading: impl Future<Output = pingora::Result<T>>,
-) -> Result<T, Failed> {
-    let reading = within(bound, reading);
-    match while_client_stays(edge, session, upload.is_complete(), reading).await? {
-        Ok(Ok(read)) => Ok(read),
-        Ok(Err(error)) => Err(outcome::of_talking(&error).into()),
-        Err(phase) => Err(Outcome::TimedOut(phase).into()),
-    }
-}
-
-/// What `work` gives, unless the client leaves before (then the server need not go on either), or
-/// the program ends. While a body is still arriving the client is not watched; reading it tells.
-async fn while_client_stays<T>(
-    edge: &Edge,
-    session: &mut Session,
-    watch: bool,
-    work: impl Future<Output = T>,
-) -> Result<T, Failed> {
-    let mut cut = edge.cut.subscribe();
-    let left = async {
-        match watch {
-            true => drop(session.read_body_or_idle(true).await),
-            false => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        done = work => Ok(done),
-        () = left => Err(Failed::Stop(Stop::ClientGone)),
-        _ = cut.wait_for(|cut| *cut) => Err(Failed::Outcome(Outcome::TimedOut(Phase::Shutdown))),
+        let total = self.total().map(|at| (at, Phase::Total));
+        earliest(&[own, per_try, total, self.patience], phase)
     }
 }

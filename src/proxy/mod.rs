@@ -5,15 +5,23 @@
 //! that trait only `request_filter` was left, as the relay is ours, and around it stood a parser's
 //! error page that nobody could give our shape, nor log, nor count.
 
+mod account;
 mod body;
+mod connection;
 mod deliver;
 mod exchange;
 mod head;
+mod hedge;
 mod leg;
+mod line;
 pub(crate) mod listen;
 mod outcome;
 pub(crate) mod peer;
+mod preload;
 mod relay;
+mod request;
+mod side;
+mod tunnel;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -41,6 +49,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::reply;
 use crate::route::{Known, Lookup};
+use crate::transform;
 use crate::unit;
 
 /// How long a client's connection may wait for its next request.
@@ -215,11 +224,9 @@ impl Proxy {
         if came_back {
             return Err(reply::loop_detected().into());
         }
-        if text(header::UPGRADE).is_some_and(|to| to.eq_ignore_ascii_case("websocket")) {
-            return Err(
-                reply::invalid_request("WebSockets are not served by this version.").into(),
-            );
-        }
+        x.upgrade = head::asks_for_websocket(head)?;
+        x.home = head::stays_home(head)?;
+        x.deadline = head::patience(head).map(|patience| x.started + patience);
         let asked = HeaderName::from_static("access-control-request-method");
         if x.cors && head.method == Method::OPTIONS && head.headers.contains_key(asked) {
             let headers = head.headers.get("access-control-request-headers");
@@ -245,9 +252,14 @@ impl Proxy {
         let find = |session: &Session, known: Known<'_>| {
             gateway.find(&head::asked(session.req_header(), &path), known)
         };
+        if x.operation == Some(Operation::Realtime) && upload.length() == Some(0) {
+            return Self::route_realtime(session, x, &path);
+        }
         let mut lookup = find(session, Known::Length(upload.length()));
         let fields = match lookup {
-            Lookup::Found(route) => gateway.rewrites(route) && upload.length() != Some(0),
+            Lookup::Found(route) => {
+                gateway.rewrites(route, x.operation) && upload.length() != Some(0)
+            }
             Lookup::ReadBody { fields } => fields,
             Lookup::Missing { .. } => false,
         };
@@ -266,7 +278,7 @@ impl Proxy {
             // the length decided, but the fields are to be rewritten: they pass by once more
             if let Lookup::Found(route) = lookup
                 && !fields
-                && gateway.rewrites(route)
+                && gateway.rewrites(route, x.operation)
             {
                 body = self.understand(session, x, upload, true, limit).await?;
             }
@@ -281,6 +293,34 @@ impl Proxy {
             )
             .into()),
             _ => Err(reply::no_route(&x.record.method, &x.record.path).into()),
+        }
+    }
+
+    /// A realtime conversation names its model in the query.
+    fn route_realtime(
+        session: &Session,
+        x: &mut Exchange,
+        path: &str,
+    ) -> Result<(usize, Option<Body>), Stop> {
+        let head = session.req_header();
+        let model = transform::path::parameter(head.uri.query(), "model");
+        let body = model.map(|model| Body::of_model(&model));
+        let known = Known::All {
+            length: 0,
+            body: body.as_ref(),
+        };
+        let snapshot = x.snapshot.clone();
+        let gateway = &snapshot.gateway;
+        x.record.model = body
+            .as_ref()
+            .and_then(|b| b.text("model"))
+            .map(str::to_owned);
+        match gateway.find(&head::asked(head, path), known) {
+            Lookup::Found(route) => Ok((route, None)),
+            Lookup::Missing { model: true } => {
+                Err(reply::model_not_found(x.record.model.as_deref()).into())
+            }
+            _ => Err(reply::no_route(&x.record.method, path).into()),
         }
     }
 
@@ -341,6 +381,9 @@ impl Proxy {
                     None => (input.value.end - input.value.start).saturating_sub(2),
                 });
             }
+            if let (true, Some(file)) = (x.operation.is_some_and(Operation::hears), &body.file) {
+                x.record.audio = upload.audio(file.clone()).await;
+            }
         }
         Ok(body)
     }
@@ -369,7 +412,17 @@ impl HttpServerApp for Proxy {
         listen::busy();
         let stopping = *shutdown.borrow();
         let served = match read {
-            Ok(true) => self.serve(&mut session, stopping).await,
+            Ok(true) => {
+                let (mut x, served) = self.serve(&mut session, stopping).await;
+                let Err(Stop::Upgraded(answer)) = served else {
+                    self.finish(&mut x);
+                    listen::idle();
+                    return self.end(session, served).await;
+                };
+                Box::pin(tunnel::run(&self.edge, session, &mut x, *answer)).await;
+                self.finish(&mut x);
+                return None;
+            }
             Err(error) if *error.etype() == ErrorType::InvalidHTTPHeader => {
                 self.refuse(&mut session).await
             }
@@ -377,20 +430,14 @@ impl HttpServerApp for Proxy {
             Ok(false) | Err(_) => return None,
         };
         listen::idle();
-        if served.is_err() {
-            session.shutdown().await;
-            return None;
-        }
-        let settings = HttpPersistentSettings::for_session(&session);
-        let stream = session.finish().await.ok().flatten()?;
-        Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+        self.end(session, served).await
     }
 }
 
 impl Proxy {
-    /// Serves one request whole, and writes down what became of it. An error means that the
-    /// connection must end without a proper end of the answer.
-    async fn serve(&self, session: &mut Session, stopping: bool) -> Result<(), Stop> {
+    /// Serves one request; an error means that the connection must end without a proper end of the
+    /// answer, or that it goes on as a tunnel.
+    async fn serve(&self, session: &mut Session, stopping: bool) -> (Exchange, Result<(), Stop>) {
         let mut x = Exchange::new(self.edge.snapshot(), &self.edge.metrics.in_flight);
         let limits = &x.snapshot.gateway.config.limits;
         session.set_keepalive((!stopping).then_some(KEEPALIVE_SECS));
@@ -412,9 +459,28 @@ impl Proxy {
             }
             other => other,
         };
+        (x, served)
+    }
+
+    /// Counts a request that is over.
+    fn finish(&self, x: &mut Exchange) {
         x.finish();
         self.edge.access_log.write(&x.record);
-        served
+    }
+
+    /// Ends a connection, or hands it back for its next request.
+    async fn end(
+        &self,
+        mut session: Session,
+        served: Result<(), Stop>,
+    ) -> Option<ReusedHttpStream> {
+        if served.is_err() {
+            session.shutdown().await;
+            return None;
+        }
+        let settings = HttpPersistentSettings::for_session(&session);
+        let stream = session.finish().await.ok().flatten()?;
+        Some(ReusedHttpStream::from_reusable_stream(stream, settings))
     }
 
     /// Answers what is no request: it has no method and no path to tell of, but it was here.
@@ -431,8 +497,7 @@ impl Proxy {
         let reply = reply::invalid_request("This is no HTTP request that can be understood.");
         self.count_local(reply.code);
         let answered = answer_locally(session, &mut x, reply, None).await;
-        x.finish();
-        self.edge.access_log.write(&x.record);
+        self.finish(&mut x);
         answered
     }
 

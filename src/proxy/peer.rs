@@ -5,11 +5,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use pingora::protocols::ALPN;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::{HttpPeer, Scheme};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 
 use crate::config::{Pool, Server};
+
+/// Requests that share one HTTP/2 connection at most; nginx and hyper allow 128 and 200 by default.
+const H2_STREAMS: usize = 100;
 
 /// A server of a pool, to be connected to at one of its addresses.
 #[derive(Clone)]
@@ -49,6 +53,14 @@ impl PeerTemplate {
             let pair = CertKey::new(identity.chain.clone(), identity.key.0.clone());
             peer.client_cert_key = Some(Arc::new(pair));
         }
+        if pool.http2 {
+            peer.options.alpn = match server.url.tls {
+                true => ALPN::H2H1,
+                // prior knowledge (RFC 9113, section 3.3)
+                false => ALPN::H2,
+            };
+            peer.options.max_h2_streams = H2_STREAMS;
+        }
         debug_assert_eq!(peer.scheme, Scheme::from_tls_bool(server.url.tls));
         PeerTemplate {
             peer,
@@ -57,10 +69,13 @@ impl PeerTemplate {
     }
 
     /// The peer at one address. A `fresh` one shares no connections with those before, for when a
-    /// kept one turned out to be dead.
-    pub(crate) fn at(&self, address: SocketAddr, fresh: bool) -> HttpPeer {
+    /// kept one turned out to be dead; one that becomes another protocol is asked in HTTP/1.1.
+    pub(crate) fn at(&self, address: SocketAddr, fresh: bool, upgrade: bool) -> HttpPeer {
         let mut peer = self.peer.clone();
         peer._address = address.into();
+        if upgrade {
+            peer.options.alpn = ALPN::H1;
+        }
         if fresh {
             peer.group_key ^= fastrand::u64(1..);
         }

@@ -1,27 +1,53 @@
 //! The relay: asks one server after the other until one answers, and passes its answer on.
 //!
-//! One loop, top to bottom. The plan says who is asked, `leg` asks, `judge` says what the outcome
-//! means, `deliver` passes on what is good or last. An answer's head is held until the first byte
-//! of its body is here, so that a server which says 200 and then nothing is still a failed
-//! attempt that the client never sees.
+//! One loop, top to bottom. The plan says who is asked, `leg` asks (two of them at once where the
+//! route hedges), `judge` says what the outcome means, `deliver` passes on what is good or last.
+//! An answer's head is held until its body has begun, so that a server which says 200 and then
+//! nothing is still a failed attempt that the client never sees.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession as Session;
 
-use super::Edge;
+use super::account::{account, outcome_of};
 use super::body::Upload;
+use super::connection::Answer;
 use super::deliver::{Standing, deliver};
 use super::exchange::{Exchange, Stop};
-use super::leg::{Answer, Failed, Leg};
-use crate::config::Route;
+use super::leg::{Failed, Leg};
+use super::side::{Side, pause, while_client_stays};
+use super::{Edge, Snapshot, hedge, preload};
+use crate::config::{HashBy, Route};
 use crate::gateway::Gateway;
 use crate::inspect::Body;
 use crate::observe::record::AttemptNote;
-use crate::plan::{Attempt, Outcome, Plan, Spent, Step, Verdict, judge};
-use crate::pool::{Member, Pool};
+use crate::plan::{
+    Attempt, Next, Outcome, Phase, Plan, Refusal, Spent, Step, Terrain, Verdict, judge,
+};
+use crate::pool::{Member, place};
 use crate::reply;
+
+/// What a request is relayed over; the same for all of its attempts.
+#[derive(Clone, Copy)]
+pub(super) struct Ground<'a> {
+    pub(super) edge: &'a Arc<Edge>,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) settings: &'a Route,
+    /// The index of the route.
+    pub(super) route: usize,
+    pub(super) body: Option<&'a Body>,
+}
+
+/// One request on its way through its plan.
+pub(super) struct Relay<'a> {
+    pub(super) ground: Ground<'a>,
+    pub(super) plan: Plan,
+    last: Option<Last>,
+    /// Since when it waits for servers that load.
+    pub(super) warming_since: Option<Instant>,
+}
 
 /// How the last attempt ended, for the answer if there is no next.
 struct Last {
@@ -29,7 +55,14 @@ struct Last {
     pool: String,
     server: String,
     /// The server's own error, kept in case nobody does better.
-    answer: Option<Answer>,
+    answer: Option<Box<Answer>>,
+}
+
+/// Who is being asked.
+pub(super) struct Asked {
+    pub(super) target: usize,
+    pub(super) pool_id: usize,
+    pub(super) member: Arc<Member>,
 }
 
 /// Serves a routed request.
@@ -42,180 +75,362 @@ pub(super) async fn relay(
     body: Option<&Body>,
 ) -> Result<(), Stop> {
     let snapshot = x.snapshot.clone();
-    let gateway = &snapshot.gateway;
-    let settings = &gateway.config.routes[route];
-    let budget = gateway.budget(route);
-    if let Some(budget) = budget {
-        budget.deposit();
+    let ground = Ground {
+        edge,
+        snapshot: &snapshot,
+        settings: &snapshot.gateway.config.routes[route],
+        route,
+        body,
+    };
+    if let Some(budget) = snapshot.gateway.budget(route) {
+        budget.deposit(Instant::now());
     }
-    let mut plan = Plan::new();
-    let mut last: Option<Last> = None;
-    loop {
-        let attempt = match plan.next(settings, &gateway.pools, budget, Instant::now()) {
-            Ok(attempt) => attempt,
-            Err(spent) => {
-                return give_up(edge, session, x, settings, gateway, spent, last, upload).await;
-            }
-        };
-        count_step(edge, settings, gateway, &attempt, last.as_ref());
-        // a held answer's connection is worth keeping if its body is short
-        if let Some(answer) = last.take().and_then(|last| last.answer) {
-            tokio::spawn(answer.discard(edge.clone()));
+    let relay = Relay {
+        ground,
+        plan: Plan::new(),
+        last: None,
+        warming_since: None,
+    };
+    relay.run(session, x, upload).await
+}
+
+impl<'a> Ground<'a> {
+    pub(super) fn gateway(&self) -> &'a Gateway {
+        &self.snapshot.gateway
+    }
+
+    /// Calls `ask` with the terrain as it is now.
+    pub(super) fn on<T>(
+        &self,
+        head: &RequestHeader,
+        x: &Exchange,
+        upload: &Upload,
+        ask: impl FnOnce(&Terrain<'_>) -> T,
+    ) -> T {
+        let gateway = self.gateway();
+        ask(&Terrain {
+            route: self.settings,
+            pools: &gateway.pools,
+            budget: gateway.budget(self.route),
+            home: x.home,
+            length: upload.length(),
+            audio: x.operation.is_some_and(|operation| operation.hears()),
+            hash: &|by| hashed(by, head, x),
+            model: &|target| {
+                let public = self.body.and_then(|body| body.text("model"));
+                gateway.own_model(self.route, target, public)
+            },
+            now: Instant::now(),
+        })
+    }
+
+    pub(super) fn asked(&self, attempt: &Attempt) -> Asked {
+        Asked {
+            target: attempt.target,
+            pool_id: self.settings.targets[attempt.target].pool.0,
+            member: attempt.lease.member().clone(),
         }
-        let target = &settings.targets[attempt.target];
-        let pool = gateway.pool(target.pool);
-        let metrics = &gateway.pool_metrics[target.pool.0];
-        let server = pool.server(&attempt.lease).name.clone();
-        if x.record.attempts.is_empty() {
-            x.record.times.overhead = x.started.elapsed().saturating_sub(x.record.times.body);
-            edge.metrics
-                .overhead
-                .observe(x.record.times.overhead.as_secs_f64());
-        }
-        if pool.config.buffers_uploads() && !upload.is_complete() {
-            upload.read_ahead(session, None).await?;
-        }
-        let edits = body
-            .map(|body| gateway.edits(route, attempt.target, body))
+    }
+
+    /// The leg for an attempt.
+    pub(super) fn leg(
+        &self,
+        x: &'a Exchange,
+        asked: &Asked,
+        patience: Option<(Instant, Phase)>,
+    ) -> Leg<'a> {
+        let gateway = self.gateway();
+        let rewritten = self
+            .body
+            .map(|body| gateway.rewrite(self.route, asked.target, body, x.operation))
             .unwrap_or_default();
-        let leg = Leg {
-            edge,
-            settings,
-            pool,
-            metrics,
-            template: &snapshot.peers[target.pool.0][attempt.lease.server],
-            edits: &edits,
+        Leg {
+            edge: self.edge,
+            x,
+            settings: self.settings,
+            pool: &gateway.pools[asked.pool_id],
+            metrics: &gateway.pool_metrics[asked.pool_id],
+            template: &self.snapshot.peers[asked.pool_id][asked.member.server],
+            rewritten,
+            target: asked.target,
+            patience,
             started: Instant::now(),
-        };
-        let member = attempt.lease.member().clone();
-        let asked = leg.ask(session, x, upload, attempt.lease).await;
-        let outcome = match &asked {
-            Ok(answer) => Outcome::Answered(answer.status()),
-            Err(Failed::Outcome(outcome)) => *outcome,
-            Err(Failed::Stop(_)) => {
-                metrics.servers[member.server].attempted("cancelled");
-                note(x, pool, &server, "cancelled");
-                return asked.map(drop).map_err(Failed::into_stop);
+        }
+    }
+}
+
+impl Relay<'_> {
+    async fn run(
+        mut self,
+        session: &mut Session,
+        x: &mut Exchange,
+        upload: &mut Upload,
+    ) -> Result<(), Stop> {
+        let ground = self.ground;
+        loop {
+            let attempt = match self.next(session, x, upload).await? {
+                Ok(attempt) => attempt,
+                Err(spent) => return self.give_up(session, x, upload, spent).await,
+            };
+            self.count_step(&attempt);
+            // a held answer's connection is worth keeping if its body is short
+            if let Some(answer) = self.last.take().and_then(|last| last.answer) {
+                tokio::spawn(answer.discard(ground.edge.clone()));
             }
-        };
-        note(x, pool, &server, &outcome.brief());
-        let verdict = judge(outcome, &settings.retry.on);
-        let asked = match (verdict, asked) {
-            (Verdict::Deliver | Verdict::GiveUp, Ok(answer)) => {
-                let answer = answer.of(attempt.target);
-                return deliver(edge, session, x, answer, gateway, Standing::Good, upload).await;
+            if x.record.attempts.is_empty() {
+                x.began_attempts(&ground.edge.metrics);
             }
-            (_, asked) => asked,
-        };
-        account(gateway, target.pool.0, pool, &member, outcome);
-        match asked {
-            Err(_) if verdict != Verdict::TryNext => {
-                return Err(reply::plan_failed(outcome, &pool.config.name, &server).into());
+            let pool = ground
+                .gateway()
+                .pool(ground.settings.targets[attempt.target].pool);
+            if pool.config.buffers_uploads() && !upload.is_complete() {
+                upload.read_ahead(session, None).await?;
             }
-            asked => {
-                let answer = asked.ok().map(|answer| answer.of(attempt.target));
-                last = Some(Last {
-                    outcome,
-                    pool: pool.config.name.clone(),
-                    server,
-                    answer,
-                });
+            let (asked, result) = self.ask(session, x, upload, attempt).await;
+            let outcome = match &result {
+                Ok(answer) => outcome_of(answer),
+                Err(Failed::Outcome(outcome)) => *outcome,
+                Err(Failed::Stop(_)) => {
+                    cancelled(&ground, x, &asked);
+                    return match result {
+                        Err(Failed::Stop(stop)) => Err(stop),
+                        _ => Ok(()),
+                    };
+                }
+            };
+            note(&ground, x, &asked, &outcome.brief());
+            let verdict = judge(outcome, &ground.settings.retry.on);
+            let poison = verdict == Verdict::TryNext && self.plan.is_poison(outcome);
+            let result = match (verdict, result) {
+                (Verdict::Deliver | Verdict::GiveUp, Ok(answer)) => {
+                    return deliver(&ground, session, x, answer, Standing::Good, upload).await;
+                }
+                (_, Ok(answer)) if poison => {
+                    return deliver(&ground, session, x, answer, Standing::Last, upload).await;
+                }
+                (_, result) => result,
+            };
+            self.settle(&asked, outcome, result.as_deref().ok());
+            let server = name(&ground, &asked);
+            match result {
+                Err(_) if verdict != Verdict::TryNext => {
+                    return Err(reply::plan_failed(outcome, &server.0, &server.1).into());
+                }
+                result => {
+                    self.last = Some(Last {
+                        outcome,
+                        pool: server.0,
+                        server: server.1,
+                        answer: result.ok(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// The next attempt, after whatever has to be waited for.
+    async fn next(
+        &mut self,
+        session: &mut Session,
+        x: &mut Exchange,
+        upload: &mut Upload,
+    ) -> Result<Result<Attempt, Spent>, Stop> {
+        let ground = self.ground;
+        loop {
+            if let Some(last) = self.last.as_ref().filter(|_| x.is_late()) {
+                let late = Outcome::TimedOut(Phase::Client);
+                return Err(reply::plan_failed(late, &last.pool, &last.server).into());
+            }
+            let next = ground.on(session.req_header(), x, upload, |on| self.plan.next(on));
+            for target in self.plan.take_cold() {
+                preload::preload(&ground, target);
+            }
+            let attempt = match next {
+                Ok(Next::Ask(attempt)) => Some(Ok(attempt)),
+                // what few requests need must not make every one of them larger
+                Ok(Next::Queue { target }) => {
+                    Box::pin(self.queue(session, x, upload, target)).await?
+                }
+                Ok(Next::Warm { target }) => {
+                    Box::pin(self.warm_up(session, upload, target)).await?;
+                    None
+                }
+                Err(spent) => Some(Err(spent)),
+            };
+            let Some(attempt) = attempt else { continue };
+            if let Ok(Attempt { pause: time, .. }) = &attempt
+                && !time.is_zero()
+            {
+                let watched = upload.is_complete().then_some(&mut *session);
+                stopped(while_client_stays(ground.edge, watched, pause(*time)).await)?;
+            }
+            return Ok(attempt);
+        }
+    }
+
+    /// Asks the server of an attempt, and a second one beside it if the route hedges.
+    async fn ask(
+        &mut self,
+        session: &mut Session,
+        x: &mut Exchange,
+        upload: &mut Upload,
+        attempt: Attempt,
+    ) -> (Asked, Result<Box<Answer>, Failed>) {
+        let ground = self.ground;
+        if let Some(after) = hedge::after(&ground, x, upload, &attempt) {
+            return Box::pin(self.race(session, x, upload, attempt, after)).await;
+        }
+        let patience = self.patience(session.req_header(), x, upload);
+        let asked = ground.asked(&attempt);
+        let leg = ground.leg(x, &asked, patience);
+        let result = leg.ask(Side::Live { session, upload }, attempt.lease).await;
+        (asked, result)
+    }
+
+    /// When the answer has to have begun, as the client waits no longer. While somebody else could
+    /// be asked, this one gets half of what is left.
+    pub(super) fn patience(
+        &self,
+        head: &RequestHeader,
+        x: &Exchange,
+        upload: &Upload,
+    ) -> Option<(Instant, Phase)> {
+        let deadline = x.deadline?;
+        let now = Instant::now();
+        let others = self
+            .ground
+            .on(head, x, upload, |on| self.plan.could_go_on(on));
+        Some(match others {
+            true => (
+                now + deadline.saturating_duration_since(now) / 2,
+                Phase::Share,
+            ),
+            false => (deadline, Phase::Client),
+        })
+    }
+
+    /// Tells plan and pool how an attempt ended that is not passed on.
+    pub(super) fn settle(&mut self, asked: &Asked, outcome: Outcome, answer: Option<&Answer>) {
+        let gateway = self.ground.gateway();
+        if outcome == Outcome::NoQuota {
+            let server = gateway.pools[asked.pool_id].server(&asked.member);
+            self.plan.account_is_spent(server);
+        }
+        let headers = answer.map(|answer| &answer.head.headers);
+        account(gateway, asked.pool_id, &asked.member, outcome, headers);
+    }
+
+    /// Nobody is left to ask: the last server's own error, or one of ours.
+    async fn give_up(
+        self,
+        session: &mut Session,
+        x: &mut Exchange,
+        upload: &Upload,
+        spent: Spent,
+    ) -> Result<(), Stop> {
+        if spent == Spent::Budget {
+            x.metrics().budget_exhausted.inc();
+        }
+        let ground = self.ground;
+        match self.last {
+            Some(Last {
+                answer: Some(answer),
+                ..
+            }) => deliver(&ground, session, x, answer, Standing::Last, upload).await,
+            Some(Last {
+                outcome,
+                pool,
+                server,
+                answer: None,
+            }) => Err(reply::plan_failed(outcome, &pool, &server).into()),
+            None => Err(nobody(&ground, spent).into()),
+        }
+    }
+
+    fn count_step(&self, attempt: &Attempt) {
+        let ground = &self.ground;
+        let metrics = &ground.edge.metrics;
+        let last = self.last.as_ref();
+        let reason = last.map_or("unavailable", |last| last.outcome.label());
+        let pool = |target: usize| {
+            let target = &ground.settings.targets[target];
+            ground.gateway().config.pool(target.pool).name.as_str()
+        };
+        match attempt.step {
+            Step::First | Step::Hedge => {}
+            Step::Retry => metrics.retried(&ground.settings.name, reason),
+            Step::Fallback { from } => {
+                let (from, to) = (pool(from), pool(attempt.target));
+                metrics.fell_back(&ground.settings.name, from, to, reason);
             }
         }
     }
 }
 
-/// Nobody is left to ask: the last server's own error, or one of ours.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the end of the loop above, with all it has"
-)]
-async fn give_up(
-    edge: &Arc<Edge>,
-    session: &mut Session,
-    x: &mut Exchange,
-    settings: &Route,
-    gateway: &Gateway,
-    spent: Spent,
-    last: Option<Last>,
-    upload: &Upload,
-) -> Result<(), Stop> {
-    if spent == Spent::Budget {
-        x.metrics().budget_exhausted.inc();
-    }
-    match last {
-        Some(Last {
-            answer: Some(answer),
-            ..
-        }) => deliver(edge, session, x, answer, gateway, Standing::Last, upload).await,
-        Some(Last {
-            outcome,
-            pool,
-            server,
-            answer: None,
-        }) => Err(reply::plan_failed(outcome, &pool, &server).into()),
-        None => {
-            let pools = settings
-                .targets
-                .iter()
-                .map(|t| format!("`{}`", gateway.config.pool(t.pool).name));
-            Err(reply::no_server_available(&pools.collect::<Vec<_>>().join(", ")).into())
-        }
+/// The reply when no attempt was made.
+fn nobody(ground: &Ground<'_>, spent: Spent) -> reply::Reply {
+    let gateway = ground.gateway();
+    let pools = || ground.settings.targets.iter().map(|target| target.pool);
+    let names: Vec<String> = pools()
+        .map(|pool| format!("`{}`", gateway.config.pool(pool).name))
+        .collect();
+    let names = names.join(", ");
+    let now = Instant::now();
+    let back_in = || {
+        let soonest = pools().filter_map(|pool| gateway.pool(pool).back_in(now));
+        soonest.min().unwrap_or(Duration::from_secs(1))
+    };
+    match spent {
+        Spent::Passed(Refusal::QueueFull) => reply::queue_full(&names),
+        Spent::Passed(Refusal::QueueTimeout) => reply::queue_timeout(&names),
+        Spent::Passed(Refusal::Warming) => reply::still_loading(&names),
+        Spent::Passed(Refusal::TooLarge(limit)) => reply::too_large_for(limit, &names),
+        Spent::Passed(Refusal::Zone) => reply::nobody_at_home(&names),
+        Spent::Servers | Spent::Budget => reply::no_server_available(&names, back_in()),
     }
 }
 
-fn note(x: &mut Exchange, pool: &Pool, server: &str, result: &str) {
+/// Why a wait was broken off, if it was.
+pub(super) fn stopped<T>(waited: Result<T, Failed>) -> Result<T, Stop> {
+    waited.map_err(|failed| match failed {
+        Failed::Stop(stop) => stop,
+        Failed::Outcome(_) => reply::stopping().into(),
+    })
+}
+
+/// Names of the pool and the server.
+fn name(ground: &Ground<'_>, asked: &Asked) -> (String, String) {
+    let pool = &ground.gateway().pools[asked.pool_id];
+    let server = pool.server(&asked.member);
+    (pool.config.name.clone(), server.name.clone())
+}
+
+pub(super) fn note(ground: &Ground<'_>, x: &mut Exchange, asked: &Asked, result: &str) {
+    let (pool, server) = name(ground, asked);
     x.record.attempts.push(AttemptNote {
-        pool: pool.config.name.clone(),
-        server: server.to_owned(),
+        pool,
+        server,
         result: result.to_owned(),
     });
 }
 
-fn count_step(
-    edge: &Arc<Edge>,
-    settings: &Route,
-    gateway: &Gateway,
-    attempt: &Attempt,
-    last: Option<&Last>,
-) {
-    let reason = last.map_or("unavailable", |last| last.outcome.label());
-    let name = |target: usize| {
-        gateway
-            .config
-            .pool(settings.targets[target].pool)
-            .name
-            .as_str()
-    };
-    match attempt.step {
-        Step::First => {}
-        Step::Retry => edge.metrics.retried(&settings.name, reason),
-        Step::Fallback { from } => {
-            edge.metrics
-                .fell_back(&settings.name, name(from), name(attempt.target), reason);
-        }
-    }
+/// Notes an attempt that nobody waits for any more.
+pub(super) fn cancelled(ground: &Ground<'_>, x: &mut Exchange, asked: &Asked) {
+    let metrics = &ground.gateway().pool_metrics[asked.pool_id];
+    metrics.servers[asked.member.server].attempted("cancelled");
+    note(ground, x, asked, "cancelled");
 }
 
-/// Counts how an attempt ended, once, and tells the pool.
-pub(super) fn account(
-    gateway: &Gateway,
-    pool_id: usize,
-    pool: &Pool,
-    member: &Member,
-    outcome: Outcome,
-) {
-    let metrics = &gateway.pool_metrics[pool_id].servers[member.server];
-    metrics.attempted(outcome.label());
-    if let Some(duration) = pool.observe(member, !outcome.blames_server(), Instant::now()) {
-        metrics.ejections.inc();
-        log::warn!(
-            "pool {}: server {} ({}) is ejected for {}: {} was one failure too many",
-            pool.config.name,
-            pool.server(member).name,
-            member.address(),
-            humantime::format_duration(duration),
-            outcome.brief(),
-        );
-    }
+/// Where a request stands under `balance: hash`. One without the header or the key stands where its
+/// address does.
+fn hashed(by: &HashBy, head: &RequestHeader, x: &Exchange) -> u64 {
+    let header = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
+    let value = match by {
+        HashBy::ClientIp => None,
+        HashBy::Key => ["authorization", "x-api-key", "api-key"]
+            .into_iter()
+            .find_map(header),
+        HashBy::Header(name) => header(name.as_str()),
+    };
+    value.map_or_else(|| place(&x.record.client), place)
 }

@@ -12,13 +12,15 @@ use pingora::http::RequestHeader;
 use pingora::lb::Backend;
 use pingora::lb::discovery::ServiceDiscovery;
 use pingora::lb::health_check::HealthCheck;
-use pingora::{Error, ErrorType, OrErr, Result};
+use pingora::protocols::http::client::HttpSession;
+use pingora::{Error, ErrorType, OkOrErr, OrErr, Result};
 use prometheus::{Histogram, IntCounter};
 
+use crate::config::kind::Loading;
 use crate::config::{self, Health};
 use crate::gateway::Gateway;
 use crate::observe::metrics::Metrics;
-use crate::pool::{Pool, Watch};
+use crate::pool::{Pool, Sign, Signs, Watch};
 use crate::proxy::peer::PeerTemplate;
 
 /// How often host names are resolved again.
@@ -42,6 +44,8 @@ impl Watcher {
             host: server.url.host.clone(),
             port: server.url.port,
         };
+        let signs = Arc::new(Signs::default());
+        let loading = pool.loading();
         let check = match &pool.health {
             Health::Off => None,
             Health::On {
@@ -54,6 +58,7 @@ impl Watcher {
             } => {
                 let (good, bad, duration) = self.metrics.probes(&pool.name, &server.name);
                 let template = PeerTemplate::new(pool, server, 0);
+                let authority = template.authority.clone();
                 let request = path
                     .as_ref()
                     .map(|path| probe_head(server, &template.authority, path));
@@ -68,12 +73,17 @@ impl Watcher {
                     good,
                     bad,
                     duration,
+                    loading,
+                    models: (loading == Loading::AnswersLate)
+                        .then(|| probe_head(server, &authority, "/api/ps")),
+                    signs: signs.clone(),
                 }) as _)
             }
         };
         Watch {
             discovery: Box::new(discovery),
             check,
+            signs,
         }
     }
 }
@@ -199,6 +209,11 @@ struct Probe {
     good: IntCounter,
     bad: IntCounter,
     duration: Histogram,
+    /// How the server says that it loads.
+    loading: Loading,
+    /// How it is asked for the models it has in memory, if it tells.
+    models: Option<RequestHeader>,
+    signs: Arc<Signs>,
 }
 
 fn probe_head(server: &config::Server, authority: &str, path: &str) -> RequestHeader {
@@ -231,6 +246,22 @@ impl HealthCheck for Probe {
             Err(_) => Error::e_explain(ErrorType::ReadTimedout, "the probe took too long"),
         };
         self.duration.observe(started.elapsed().as_secs_f64());
+        let loading = result.as_ref().is_err_and(|error| {
+            matches!(
+                (self.loading, error.etype()),
+                (Loading::Answers503, ErrorType::HTTPStatus(503))
+                    | (Loading::Refuses, ErrorType::ConnectRefused)
+            )
+        });
+        let models = match (&self.models, &result) {
+            (Some(request), Ok(())) => {
+                let asking = self.loaded_models(target, request);
+                let asked = tokio::time::timeout(self.timeout, asking).await;
+                asked.ok().and_then(Result::ok)
+            }
+            _ => None,
+        };
+        self.signs.set(address(target), Sign { loading, models });
         match &result {
             Ok(()) => self.good.inc(),
             Err(error) => {
@@ -246,28 +277,25 @@ impl HealthCheck for Probe {
     }
 }
 
+/// Longest list of models that is read, in bytes.
+const MODELS: usize = 256 * 1024;
+
+fn address(target: &Backend) -> SocketAddr {
+    *target
+        .addr
+        .as_inet()
+        .expect("discovery finds IP addresses only")
+}
+
 impl Probe {
     async fn ask(&self, target: &Backend) -> Result<()> {
-        let address = *target
-            .addr
-            .as_inet()
-            .expect("discovery finds IP addresses only");
         let Some(request) = &self.request else {
-            return tokio::net::TcpStream::connect(address)
+            return tokio::net::TcpStream::connect(address(target))
                 .await
                 .map(drop)
                 .or_err(ErrorType::ConnectError, "no connection");
         };
-        // never a kept connection: that one exists does not say that another can be made
-        let (mut session, _) = self
-            .connector
-            .get_http_session(&self.template.at(address, true))
-            .await?;
-        session
-            .write_request_header(Box::new(request.clone()))
-            .await?;
-        session.finish_request_body().await?;
-        session.read_response_header().await?;
+        let session = self.get(target, request).await?;
         let status = session
             .response_header()
             .map_or(0, |head| head.status.as_u16());
@@ -278,5 +306,43 @@ impl Probe {
             );
         }
         Ok(())
+    }
+
+    async fn get(&self, target: &Backend, request: &RequestHeader) -> Result<HttpSession> {
+        // never a kept connection: that one exists does not say that another can be made
+        let peer = self.template.at(address(target), true, true);
+        let (mut session, _) = self.connector.get_http_session(&peer).await?;
+        session
+            .write_request_header(Box::new(request.clone()))
+            .await?;
+        session.finish_request_body().await?;
+        session.read_response_header().await?;
+        Ok(session)
+    }
+
+    /// The models a server has in memory (Ollama docs/api.md, "List Running Models").
+    async fn loaded_models(
+        &self,
+        target: &Backend,
+        request: &RequestHeader,
+    ) -> Result<Vec<String>> {
+        let mut session = self.get(target, request).await?;
+        let mut body = Vec::new();
+        while let Some(piece) = session.read_response_body().await? {
+            body.extend_from_slice(&piece);
+            if body.len() > MODELS {
+                return Error::e_explain(ErrorType::ReadError, "the list of models is too long");
+            }
+        }
+        let list: serde_json::Value = serde_json::from_slice(&body)
+            .or_err(ErrorType::ReadError, "the list of models is not JSON")?;
+        let models = list["models"].as_array();
+        let models = models
+            .or_err(ErrorType::ReadError, "there is no list of models")?
+            .iter();
+        Ok(models
+            .filter_map(|model| model["name"].as_str().or(model["model"].as_str()))
+            .map(str::to_owned)
+            .collect())
     }
 }

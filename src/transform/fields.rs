@@ -6,8 +6,10 @@ use std::ops::Range;
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::config::kind::Fix;
 use crate::config::{Fields, Pool};
-use crate::inspect::{Body, Form};
+use crate::inspect::endpoint::Operation;
+use crate::inspect::{Body, Field, Form};
 
 /// Bytes put in the place of others. An empty range inserts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,23 +22,51 @@ pub(crate) struct Edit {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Edits(Vec<Edit>);
 
-/// The edits that make `body` what a route and a pool want. What `set` says is sent as written;
-/// the pool's names translate what the client asked for.
-pub(crate) fn edits(body: &Body, fields: &Fields, pool: &Pool) -> Edits {
+/// What becomes of a body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rewritten {
+    pub(crate) edits: Edits,
+    /// The voice the server is asked for, if it is not the one the client asked for.
+    pub(crate) voice: Option<String>,
+}
+
+/// What makes `body` what a route and a pool want. What `set` says is sent as written; the pool's
+/// names translate what the client asked for. For audio, the fixes of the pool's kind put right what
+/// its servers would refuse.
+pub(crate) fn rewrite(
+    body: &Body,
+    fields: &Fields,
+    pool: &Pool,
+    operation: Option<Operation>,
+) -> Rewritten {
+    let (hears, speaks) = (
+        operation.is_some_and(Operation::hears),
+        operation == Some(Operation::Speech),
+    );
+    let fixes = pool.kind.and_then(|kind| kind.fixes(hears, speaks));
+    let fixes = fixes.unwrap_or_default();
+    let mut out = Rewritten::default();
     let mut edits = Vec::new();
-    let mut added: Vec<(&str, &Value)> = Vec::new();
+    let mut added: Vec<(&str, Value)> = Vec::new();
+    let removed = removals(body, fields, fixes);
     for (name, value) in &fields.set {
         match body.field(name) {
             Some(field) => edits.push(Edit {
                 at: field.value.clone(),
                 with: written(&body.form, value),
             }),
-            None => added.push((name, value)),
+            None => added.push((name, value.clone())),
         }
     }
     for (name, value) in &fields.default {
         if body.field(name).is_none() && !fields.set.contains_key(name) {
-            added.push((name, value));
+            added.push((name, value.clone()));
+        }
+    }
+    for (name, text) in fixes.iter().filter_map(Fix::default) {
+        let given = body.field(name).is_some() || added.iter().any(|(n, _)| *n == name);
+        if !given {
+            added.push((name, text.into()));
         }
     }
     for (name, names) in [("model", &pool.models), ("voice", &pool.voices)] {
@@ -45,24 +75,80 @@ pub(crate) fn edits(body: &Body, fields: &Fields, pool: &Pool) -> Edits {
         }
         if let Some(field) = body.field(name)
             && let Some(public) = &field.text
-            && let Some(own) = names.translate(public)
+            && let Some(own) = names.translate(public, hears || speaks)
         {
             let value = Value::String(own.to_owned());
             edits.push(Edit {
                 at: field.value.clone(),
                 with: written(&body.form, &value),
             });
+            if name == "voice" {
+                out.voice = Some(own.to_owned());
+            }
         }
     }
+    if let Some(Value::String(set)) = fields.set.get("voice")
+        && body.text("voice") != Some(set)
+    {
+        out.voice = Some(set.clone());
+    }
     if !added.is_empty() {
-        let with = insertion(body, &added);
+        let first = removed.len() == body.fields.len();
+        let with = insertion(body, &added, first);
         edits.push(Edit {
             at: body.insert_at..body.insert_at,
             with,
         });
     }
-    edits.sort_by_key(|edit| edit.at.start);
-    Edits(edits)
+    edits.extend(taken_out(body, &removed));
+    edits.sort_by_key(|edit| (edit.at.start, edit.at.end));
+    out.edits = Edits(edits);
+    out
+}
+
+/// The places of the fields that are taken out, in order.
+fn removals(body: &Body, fields: &Fields, fixes: &[Fix]) -> Vec<usize> {
+    let goes = |field: &Field| {
+        !fields.set.contains_key(&field.name)
+            && fixes.iter().any(|fix| match fix {
+                Fix::Remove(name) => field.name == *name,
+                Fix::RemoveIf(name, value) => {
+                    field.name == *name && field.text.as_deref() == Some(*value)
+                }
+                Fix::Default(..) => false,
+            })
+    };
+    let all = body.fields.iter().enumerate();
+    all.filter(|(_, field)| goes(field))
+        .map(|(n, _)| n)
+        .collect()
+}
+
+/// The edits that take fields out, in JSON with one of the commas beside each.
+fn taken_out(body: &Body, removed: &[usize]) -> Vec<Edit> {
+    let cut = |at: Range<u64>| Edit {
+        at,
+        with: Bytes::new(),
+    };
+    let fields = &body.fields;
+    if body.form != Form::Json {
+        return removed
+            .iter()
+            .map(|n| cut(fields[*n].whole.clone()))
+            .collect();
+    }
+    // those behind the last field that stays go with the comma before them
+    let last_kept = (0..fields.len()).rev().find(|n| !removed.contains(n));
+    let mut edits: Vec<Edit> = removed
+        .iter()
+        .filter(|n| last_kept.is_some_and(|last| **n < last))
+        .map(|n| cut(fields[*n].whole.start..fields[*n + 1].whole.start))
+        .collect();
+    if let Some(last) = removed.last().filter(|n| **n + 1 == fields.len()) {
+        let start = last_kept.map_or(fields[0].whole.start, |n| fields[n].whole.end);
+        edits.push(cut(start..fields[*last].whole.end));
+    }
+    edits
 }
 
 fn written(form: &Form, value: &Value) -> Bytes {
@@ -72,11 +158,11 @@ fn written(form: &Form, value: &Value) -> Bytes {
     }
 }
 
-fn insertion(body: &Body, added: &[(&str, &Value)]) -> Bytes {
+/// `first`: no field stands before these.
+fn insertion(body: &Body, added: &[(&str, Value)], mut first: bool) -> Bytes {
     let mut out = String::new();
     match &body.form {
         Form::Json => {
-            let mut first = body.fields.is_empty();
             for (name, value) in added {
                 if !std::mem::take(&mut first) {
                     out.push(',');
@@ -125,7 +211,8 @@ impl Edits {
             if edit.at.start > at {
                 out.push(slice(at, edit.at.start));
             }
-            if edit.at.start >= offset {
+            // an empty piece would be the end of a chunked body
+            if edit.at.start >= offset && !edit.with.is_empty() {
                 out.push(edit.with.clone());
             }
             at = at.max(edit.at.end.min(end));
@@ -160,11 +247,13 @@ mod tests {
 
     /// The body after the edits, which must not depend on how it was cut into pieces.
     fn rewrite(config: &config::Config, headers: &HeaderMap, text: &[u8]) -> String {
-        let edits = edits(
+        let edits = super::rewrite(
             &scan(headers, text),
             &config.routes[0].targets[0].fields,
             &config.pools[0],
-        );
+            Some(Operation::Speech),
+        )
+        .edits;
         let whole = edits.splice(0, Bytes::copy_from_slice(text)).concat();
         for size in 1..text.len() {
             let mut cut = Vec::new();
@@ -269,14 +358,82 @@ mod tests {
     }
 
     #[test]
+    fn fields_that_a_service_does_not_know_are_taken_out_with_their_commas() {
+        let openai = |text: &str| json("kind: openai", "", text);
+        assert_eq!(
+            openai(r#"{"stream":true,"input":"a" , "lang_code":"a", "volume_multiplier":1}"#),
+            r#"{"input":"a" }"#.replace(" }", "}")
+        );
+        assert_eq!(
+            openai(r#"{"input":"a","stream":true,"speed":2}"#),
+            r#"{"input":"a","speed":2}"#
+        );
+        assert_eq!(openai(r#"{ "stream":true,"lang_code":"a" }"#), "{  }");
+        assert_eq!(
+            json(
+                "kind: openai",
+                "default: { speed: 1 }",
+                r#"{"stream":true,"lang_code":"a"}"#
+            ),
+            r#"{"speed":1}"#
+        );
+        assert_eq!(
+            json(
+                "kind: openai",
+                "set: { stream: false }",
+                r#"{"stream":true}"#
+            ),
+            r#"{"stream":false}"#,
+            "what the route sets is sent as written"
+        );
+    }
+
+    #[test]
+    fn parts_of_a_form_are_taken_out_and_missing_ones_added() {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            "content-type",
+            "multipart/form-data; boundary=B".parse().unwrap(),
+        );
+        let part = |name: &str, value: &str| {
+            format!("--B\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+        };
+        let file = "--B\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n\x01\x02\r\n";
+        let config = route("kind: openai", "");
+        let fixed = |body: String| {
+            let scanned = scan(&headers, body.as_bytes());
+            let operation = Some(Operation::Transcription);
+            let rewritten =
+                super::rewrite(&scanned, &Fields::default(), &config.pools[0], operation);
+            let out = rewritten.edits.splice(0, body.clone().into()).concat();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            fixed(format!("{}{file}--B--\r\n", part("language", "auto"))),
+            format!("{}{file}--B--\r\n", part("model", "whisper-1"))
+        );
+        assert_eq!(
+            fixed(format!(
+                "{file}{}{}--B--\r\n",
+                part("model", "large-v3"),
+                part("language", "auto")
+            )),
+            format!("{file}{}--B--\r\n", part("model", "whisper-1"))
+        );
+        let plain = format!(
+            "{}{}{file}--B--\r\n",
+            part("model", "whisper-1"),
+            part("language", "de")
+        );
+        assert_eq!(fixed(plain.clone()), plain);
+    }
+
+    #[test]
     fn without_rules_nothing_changes() {
         let text = r#"{"model":"x"}"#;
         let config = route("", "");
-        let edits = edits(
-            &scan(&HeaderMap::new(), text.as_bytes()),
-            &Fields::default(),
-            &config.pools[0],
-        );
-        assert_eq!(edits, Edits::default());
+        let body = scan(&HeaderMap::new(), text.as_bytes());
+        let rewritten = super::rewrite(&body, &Fields::default(), &config.pools[0], None);
+        assert_eq!(rewritten, Rewritten::default());
     }
 }

@@ -47,10 +47,11 @@ const OURS: &[&str] = &[
     "x-request-id",
     "traceparent",
     "via",
+    "x-data-zone",
 ];
 
 /// Answers hold these only if we wrote them.
-const OURS_IN_ANSWERS: &[&str] = &["x-backend", "x-attempts"];
+const OURS_IN_ANSWERS: &[&str] = &["x-backend", "x-attempts", "x-voice"];
 
 /// What is known about a request when its headers are written for a server.
 pub(crate) struct Hop<'a> {
@@ -84,7 +85,12 @@ pub(crate) fn to_server(
             || nominated.iter().any(|n| n.eq_ignore_ascii_case(text))
             || rules.remove.contains(name)
             || rules.set.iter().any(|(set, _)| set == name);
-        if !dropped {
+        if dropped {
+            continue;
+        }
+        if name == header::SEC_WEBSOCKET_PROTOCOL && server.auth != Auth::Passthrough {
+            out.extend(without_key(value).map(|value| (name.clone(), value)));
+        } else {
             out.push((name.clone(), value.clone()));
         }
     }
@@ -118,6 +124,20 @@ pub(crate) fn to_server(
     }
     out.extend(rules.set.iter().cloned());
     out
+}
+
+/// Browsers cannot set headers on a WebSocket, so OpenAI takes a key among the subprotocols (API
+/// reference, "Realtime": `openai-insecure-api-key.KEY`). `None` if nothing else is offered.
+fn without_key(protocols: &HeaderValue) -> Option<HeaderValue> {
+    const KEY: &str = "openai-insecure-api-key.";
+    let offered = protocols.to_str().ok()?;
+    let kept: Vec<&str> = offered
+        .split(',')
+        .map(str::trim)
+        .filter(|protocol| !protocol.to_ascii_lowercase().starts_with(KEY))
+        .collect();
+    let kept = kept.join(", ");
+    (!kept.is_empty()).then(|| HeaderValue::from_str(&kept).ok())?
 }
 
 /// The headers of a server's answer that the client gets, but for framing. The server's own

@@ -40,6 +40,32 @@ fn is_key(pair: &str) -> bool {
         .any(|key| name.eq_ignore_ascii_case(key.as_bytes()))
 }
 
+/// The value of a parameter of a query, with its escapes decoded.
+pub(crate) fn parameter(query: Option<&str>, name: &str) -> Option<String> {
+    let pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
+    let mut values = pairs.filter(|(key, _)| decoded(key) == name.as_bytes());
+    let (_, value) = values.next()?;
+    String::from_utf8(decoded(value)).ok()
+}
+
+/// `query` with another value for a parameter that it has.
+pub(crate) fn with_parameter(query: &str, name: &str, value: &str) -> String {
+    let written: String = value
+        .bytes()
+        .map(
+            |b| match b.is_ascii_alphanumeric() || b"-._~:/".contains(&b) {
+                true => char::from(b).to_string(),
+                false => format!("%{b:02X}"),
+            },
+        )
+        .collect();
+    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((key, _)) if decoded(key) == name.as_bytes() => format!("{key}={written}"),
+        _ => pair.to_owned(),
+    });
+    pairs.collect::<Vec<_>>().join("&")
+}
+
 /// A name of a query with its escapes decoded.
 fn decoded(name: &str) -> Vec<u8> {
     let mut bytes = name.bytes();
@@ -64,6 +90,20 @@ fn decoded(name: &str) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::config;
+
+    #[test]
+    fn a_parameter_is_read_and_replaced_whatever_its_spelling() {
+        let query = "a=1&mod%65l=gpt%2Drealtime&b=";
+        assert_eq!(
+            parameter(Some(query), "model").as_deref(),
+            Some("gpt-realtime")
+        );
+        assert_eq!(parameter(Some("x"), "model"), None);
+        assert_eq!(
+            with_parameter(query, "model", "a b/c&d"),
+            "a=1&mod%65l=a%20b/c%26d&b="
+        );
+    }
 
     fn check(kind: &str, url: &str, path: &str, expected: &str) {
         let text =

@@ -9,7 +9,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{Fallback, FallbackMap, Server};
+use super::{Balance, Fallback, FallbackMap, HashBy, HedgeAfter, Server};
+use crate::unit::Span;
+use serde::ser::SerializeMap;
 
 // === impl List ===
 
@@ -297,5 +299,184 @@ impl JsonSchema for RetryOn {
             { "enum": ["connect", "reset", "timeout"] },
             { "type": "integer", "minimum": 400, "maximum": 599 },
         ] })
+    }
+}
+
+// === impl Balance, HedgeAfter ===
+
+const BALANCES: &[&str] = &[
+    "round_robin",
+    "least_in_flight",
+    "power_of_two",
+    "random",
+    "hash",
+];
+
+impl Balance {
+    /// The word for it in the file.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Balance::RoundRobin => "round_robin",
+            Balance::LeastInFlight => "least_in_flight",
+            Balance::PowerOfTwo => "power_of_two",
+            Balance::Random => "random",
+            Balance::Hash(_) => "hash",
+        }
+    }
+}
+
+impl serde::Serialize for Balance {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Balance::Hash(by) => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("hash", &by.to_string())?;
+                map.end()
+            }
+            other => serializer.serialize_str(other.word()),
+        }
+    }
+}
+
+impl fmt::Display for HashBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HashBy::ClientIp => f.write_str("client_ip"),
+            HashBy::Key => f.write_str("key"),
+            HashBy::Header(name) => write!(f, "header {name}"),
+        }
+    }
+}
+
+impl std::str::FromStr for HashBy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(' ') {
+            None if text == "client_ip" => Ok(HashBy::ClientIp),
+            None if text == "key" => Ok(HashBy::Key),
+            Some(("header", name)) => name
+                .trim()
+                .parse()
+                .map(HashBy::Header)
+                .map_err(|_| format!("`{name}` is not a header name")),
+            _ => Err(format!(
+                "`{text}` is nothing to hash by; write `client_ip`, `key` or `header NAME`"
+            )),
+        }
+    }
+}
+
+/// The map form of `balance`.
+#[derive(serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HashMapForm {
+    /// Required. `client_ip`, `key` or `header NAME`.
+    hash: HashByForm,
+}
+
+/// What to hash by: as it is, or behind the word `by`.
+struct HashByForm(String);
+
+#[derive(serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ByForm {
+    by: String,
+}
+
+impl From<ByForm> for HashByForm {
+    fn from(form: ByForm) -> Self {
+        HashByForm(form.by)
+    }
+}
+
+impl<'de> Deserialize<'de> for HashByForm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let short = Short::<_, ByForm>(
+            "`client_ip`, `key` or `header NAME`",
+            HashByForm,
+            PhantomData,
+        );
+        deserializer.deserialize_any(short)
+    }
+}
+
+impl JsonSchema for HashByForm {
+    fn schema_name() -> Cow<'static, str> {
+        "HashBy".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<ByForm>();
+        json_schema!({ "anyOf": [{ "type": "string", "pattern": "^(client_ip|key|header .+)$" }, map] })
+    }
+}
+
+impl<'de> Deserialize<'de> for Balance {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WordOrMap;
+
+        impl<'de> Visitor<'de> for WordOrMap {
+            type Value = Balance;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a rule such as `round_robin`, or `{ hash: client_ip }`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Balance, E> {
+                match text {
+                    "round_robin" => Ok(Balance::RoundRobin),
+                    "least_in_flight" => Ok(Balance::LeastInFlight),
+                    "power_of_two" => Ok(Balance::PowerOfTwo),
+                    "random" => Ok(Balance::Random),
+                    "hash" => Ok(Balance::Hash(HashBy::ClientIp)),
+                    other => Err(E::unknown_variant(other, BALANCES)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Balance, A::Error> {
+                let form = HashMapForm::deserialize(MapAccessDeserializer::new(map))?;
+                let by = form.hash.0.parse().map_err(de::Error::custom)?;
+                Ok(Balance::Hash(by))
+            }
+        }
+
+        deserializer.deserialize_any(WordOrMap)
+    }
+}
+
+impl JsonSchema for Balance {
+    fn schema_name() -> Cow<'static, str> {
+        "Balance".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<HashMapForm>();
+        json_schema!({ "anyOf": [{ "enum": BALANCES }, map] })
+    }
+}
+
+impl<'de> Deserialize<'de> for HedgeAfter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "p95" => Ok(HedgeAfter::P95),
+            other => other.parse().map(HedgeAfter::Time).map_err(|_| {
+                de::Error::custom(format!(
+                    "`{other}` is no time to wait; write `p95`, or a time such as `300ms`"
+                ))
+            }),
+        }
+    }
+}
+
+impl JsonSchema for HedgeAfter {
+    fn schema_name() -> Cow<'static, str> {
+        "HedgeAfter".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let span = generator.subschema_for::<Span>();
+        json_schema!({ "anyOf": [{ "const": "p95" }, span] })
     }
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 pub(crate) use forms::{List, OrFalse, Ordered, RetryOn, ServerList};
 
-use super::kind::Kind;
+use super::kind::{Kind, Warming};
 use crate::unit::{Percent, Size, Span};
 
 /// A whole file.
@@ -64,8 +64,30 @@ pub(crate) struct Pool {
     pub(crate) kind: Option<Kind>,
     /// Required. The servers: a URL each, or a map.
     pub(crate) servers: ServerList,
-    /// How a server is chosen. Default `round_robin`.
+    /// How a server is chosen: `round_robin`, `least_in_flight`, `power_of_two`, `random`, `hash`
+    /// or `{ hash: client_ip | key | "header NAME" }`. Default `round_robin`.
     pub(crate) balance: Option<Balance>,
+    /// Requests each server works on at once, where the server says nothing of its own; the others
+    /// wait in the queue. Default: the kind's, else no bound.
+    pub(crate) slots: Option<u32>,
+    /// Where requests wait for a slot.
+    pub(crate) queue: Queue,
+    /// What happens to a request when a server still loads its model: it waits there, or skips to
+    /// the next one. Default `skip`, for `ollama` `wait`.
+    pub(crate) warming: Option<Warming>,
+    /// Bytes of audio, behind any container header, by which a spoken answer counts as begun.
+    /// Default 1.
+    pub(crate) min_first_bytes: Option<u32>,
+    /// Where the servers stand: `home`, or in the `cloud`. Default: `cloud` for cloud kinds.
+    pub(crate) zone: Option<Zone>,
+    /// Whether somebody bills each request. Default: `paid` for cloud kinds.
+    pub(crate) cost: Option<Cost>,
+    /// Largest request body the servers take. Larger ones go to the next pool. Default: the
+    /// kind's limit for uploads of audio, else none.
+    pub(crate) max_body: Option<Size>,
+    /// Speak HTTP/2 to the servers: by agreement over TLS, by prior knowledge without. Default
+    /// `false`.
+    pub(crate) http2: bool,
     /// The active health check, or `false` for none. Default: the kind's, else `{ tcp: true }`.
     pub(crate) health: Option<OrFalse<Health>>,
     /// When failures of real traffic take a server out, or `false` for never.
@@ -90,18 +112,95 @@ pub(crate) struct Pool {
 }
 
 /// How a server of a pool is chosen.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Balance {
     /// In turn, in proportion to `weight`.
     #[default]
     RoundRobin,
     /// The one with the fewest requests in flight for its `weight`.
     LeastInFlight,
+    /// The better one of two that were drawn in proportion to `weight`.
+    PowerOfTwo,
     /// Any, in proportion to `weight`.
     Random,
+    /// The same one for the same value, unless it is much busier than the others.
+    Hash(HashBy),
+}
+
+/// What tells requests apart that shall meet the same server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum HashBy {
+    ClientIp,
+    /// The client's credential.
+    Key,
+    Header(http::HeaderName),
+}
+
+/// Where servers stand.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Zone {
+    #[default]
+    Home,
+    Cloud,
+}
+
+/// Whether somebody bills each request.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Cost {
+    #[default]
+    Free,
+    Paid,
+}
+
+/// Who goes first when slots are scarce.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Priority {
+    #[default]
+    Realtime,
+    Batch,
+}
+
+/// Where requests wait for a slot of a server.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Queue {
+    /// Requests that may wait at once; 0 for none. Default 64.
+    pub(crate) size: Option<u32>,
+    /// How long one may wait before the next pool is tried. Default 30s.
+    pub(crate) timeout: Option<Span>,
+}
+
+/// When a second server is asked before the first has answered.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Hedge {
+    /// How long the first one gets: a time, or `p95` for what all but one in twenty of the pool's
+    /// answers need. Default `p95`.
+    pub(crate) after: Option<HedgeAfter>,
+    /// Also ask a server that costs money. Default `false`.
+    pub(crate) paid: bool,
+    /// Longest text to speak, in characters. Default 1000.
+    pub(crate) max_characters: Option<u32>,
+    /// Largest body of other requests. Default 1MiB.
+    pub(crate) max_body: Option<Size>,
+}
+
+/// How long the first server of a hedged request gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum HedgeAfter {
+    /// The pool's 95th percentile of recent first-byte times.
+    #[default]
+    P95,
+    Time(Span),
 }
 
 /// What becomes of the client's credentials on the way to a pool.
@@ -129,6 +228,8 @@ pub(crate) struct Server {
     /// Used only when no other server of the pool is available.
     #[serde(default)]
     pub(crate) backup: bool,
+    /// Requests it works on at once. Default: that of the pool.
+    pub(crate) slots: Option<u32>,
     /// The key this server wants, where the pool's servers want different ones.
     pub(crate) api_key: Option<String>,
     /// A file that holds the key.
@@ -169,6 +270,15 @@ pub(crate) struct Eject {
     pub(crate) duration: Option<Span>,
     /// Never more than this share of the pool's servers at once. Default 50%.
     pub(crate) max_percent: Option<Percent>,
+    /// Share of failed attempts within `window`. Default 50%; 0% for no such rule.
+    pub(crate) rate: Option<Percent>,
+    /// How far back `rate` looks. Default 30s.
+    pub(crate) window: Option<Span>,
+    /// Attempts within `window` below which `rate` says nothing. Default 20.
+    pub(crate) min_requests: Option<u32>,
+    /// How many times slower than the median of the pool's other servers its first bytes may be
+    /// before it is ejected; at least 2. Default: no such rule.
+    pub(crate) slow: Option<u32>,
 }
 
 /// How long each phase of a request to a server may take; `0s` for no limit.
@@ -184,6 +294,8 @@ pub(crate) struct Timeouts {
     pub(crate) idle: Option<Span>,
     /// One request with all its attempts. Default 0s.
     pub(crate) total: Option<Span>,
+    /// Silence in both directions of a WebSocket. Default 10m.
+    pub(crate) tunnel: Option<Span>,
 }
 
 /// Reuse of connections to servers.
@@ -245,6 +357,15 @@ pub(crate) struct Route {
     pub(crate) fallback: Vec<Fallback>,
     /// Largest request body. Default: that of `limits`.
     pub(crate) max_body: Option<Size>,
+    /// Who goes first when slots are scarce. Default `realtime`.
+    #[serde(default)]
+    pub(crate) priority: Priority,
+    /// `home`: no pool in the cloud is asked, not by fallback and not by a hedge either.
+    #[serde(default)]
+    pub(crate) zone: Option<Zone>,
+    /// When a second server is asked before the first has answered. Default: never.
+    #[serde(default)]
+    pub(crate) hedge: Option<OrFalse<Hedge>>,
 }
 
 /// The conditions of a route.
@@ -278,9 +399,12 @@ pub(crate) struct Retry {
     pub(crate) attempts: Option<u32>,
     /// Time one attempt may take until the first byte of its answer. Default 0s.
     pub(crate) per_try_timeout: Option<Span>,
-    /// Retries and fallbacks may be at most this share of the route's requests (ten are always
-    /// allowed). Default: no such bound.
+    /// Retries, fallbacks and hedges may be at most this share of the route's requests of the
+    /// last 10 s (ten are always allowed). Default: no such bound.
     pub(crate) budget: Option<Percent>,
+    /// Longest pause before the second retry; before each further one it doubles, up to ten
+    /// times this. The first retry comes at once. Default 25ms.
+    pub(crate) backoff: Option<Span>,
 }
 
 /// A pool tried after the others; with body fields of its own.

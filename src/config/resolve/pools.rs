@@ -7,12 +7,13 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use super::super::file::{self, OrFalse};
+use super::super::kind::Warming;
 use super::super::pattern::Pattern;
 use super::super::problem::Severity;
 use super::super::tree::{self, at};
 use super::super::{
-    Auth, Eject, HeaderRules, Health, Keepalive, Listener, Names, Pool, Server, ServerUrl,
-    Timeouts, tls,
+    Auth, ByKind, Cost, Eject, HeaderRules, Health, Keepalive, Listener, Names, Pool, Queue,
+    Server, ServerUrl, Timeouts, Zone, tls,
 };
 use super::Resolver;
 use crate::unit::{Secret, Span};
@@ -43,7 +44,9 @@ impl Resolver<'_> {
         let traits = pool.kind.map(|kind| kind.traits());
         let cloud = traits.is_some_and(|t| t.cloud);
         let pool_auth = self.pool_credentials(&here, pool, cloud);
-        let servers = self.servers(name, &pool.servers.0, listeners, &pool_auth);
+        let slots = pool.slots.or(traits.and_then(|t| t.slots));
+        let servers = self.servers(name, pool, slots, listeners, &pool_auth);
+        let queue = self.queue(&here, pool, &servers);
         let tls = tls::resolve(
             &pool.tls,
             &here.then("tls"),
@@ -63,7 +66,7 @@ impl Resolver<'_> {
             name: name.to_owned(),
             kind: pool.kind,
             servers,
-            balance: pool.balance.unwrap_or_default(),
+            balance: pool.balance.clone().unwrap_or_default(),
             health: self.health(&here, pool),
             eject: self.eject(&here, pool),
             timeouts: Timeouts {
@@ -71,6 +74,7 @@ impl Resolver<'_> {
                 first_byte: limit(pool.timeouts.first_byte, first_byte),
                 idle: limit(pool.timeouts.idle, Span::secs(60)),
                 total: limit(pool.timeouts.total, Span::secs(0)),
+                tunnel: limit(pool.timeouts.tunnel, Span::secs(600)),
             },
             keepalive: match &pool.keepalive {
                 Some(OrFalse::Off) => None,
@@ -87,18 +91,66 @@ impl Resolver<'_> {
             tls,
             auth: pool_auth.auth,
             headers: self.header_rules(&here, &pool.headers),
-            models: names(&pool.models, &[]),
-            voices: names(&pool.voices, traits.map_or(&[], |t| t.voices)),
+            models: Names {
+                by_kind: ByKind::Models {
+                    known: patterns(traits.map_or(&[], |t| t.models)),
+                    map: mapped(traits.map_or(&[], |t| t.model_map)),
+                },
+                ..names(&pool.models, &[])
+            },
+            voices: Names {
+                by_kind: pool.kind.map_or(ByKind::Nothing, ByKind::Voices),
+                ..names(&pool.voices, traits.map_or(&[], |t| t.voices))
+            },
+            queue,
+            warming: pool
+                .warming
+                .unwrap_or(traits.map_or(Warming::Skip, |t| t.warming())),
+            min_first_bytes: u64::from(pool.min_first_bytes.unwrap_or(1).max(1)),
+            zone: pool
+                .zone
+                .unwrap_or(if cloud { Zone::Cloud } else { Zone::Home }),
+            cost: pool
+                .cost
+                .unwrap_or(if cloud { Cost::Paid } else { Cost::Free }),
+            max_body: pool.max_body.map(|size| size.0),
+            http2: pool.http2,
+        }
+    }
+
+    /// The queue of a pool whose servers may have slots.
+    fn queue(&mut self, here: &tree::Path, pool: &file::Pool, servers: &[Server]) -> Queue {
+        let written = pool.queue.size.is_some() || pool.queue.timeout.is_some();
+        if written && !servers.is_empty() && servers.iter().all(|s| s.slots.is_none()) {
+            let message = "nobody ever waits in this queue, as no server of the pool has `slots`";
+            let help =
+                "give the pool, or its servers, `slots`: how many requests one works on at once"
+                    .to_owned();
+            self.report(
+                Severity::Warning,
+                here.then("queue"),
+                message.to_owned(),
+                Some(help),
+            );
+        }
+        Queue {
+            size: pool.queue.size.unwrap_or(64) as usize,
+            timeout: pool.queue.timeout.unwrap_or(Span::secs(30)).limit(),
         }
     }
 
     fn servers(
         &mut self,
         pool: &str,
-        servers: &[file::Server],
+        written: &file::Pool,
+        slots: Option<u32>,
         listeners: &[Listener],
         pool_auth: &Credentials,
     ) -> Vec<Server> {
+        let servers = &written.servers.0;
+        if written.slots == Some(0) {
+            self.error(at!["pools", pool, "slots"], NO_SLOTS);
+        }
         let at_server = |n: usize| at!["pools", pool, "servers", n];
         if servers.is_empty() && !self.damaged {
             self.error(at!["pools", pool], format!("pool `{pool}` has no servers"));
@@ -122,6 +174,9 @@ impl Resolver<'_> {
                     at_server(n).then("weight"),
                     "a weight is a whole number from 1 to 1000",
                 );
+            }
+            if server.slots == Some(0) {
+                self.error(at_server(n).then("slots"), NO_SLOTS);
             }
             *hosts.entry(url.host.clone()).or_default() += 1;
             resolved.push((n, server, url));
@@ -155,6 +210,7 @@ impl Resolver<'_> {
                 url,
                 weight: server.weight.unwrap_or(1),
                 backup: server.backup,
+                slots: server.slots.or(slots),
                 auth: own.auth,
                 key: own.key,
             });
@@ -319,10 +375,29 @@ impl Resolver<'_> {
                 "`after` is at least 1; `eject: false` switches it off",
             );
         }
+        if eject.slow.is_some_and(|times| times < 2) {
+            self.error(
+                here.then("eject").then("slow"),
+                "`slow` is how many times slower than the others a server may be, at least 2",
+            );
+        }
+        if eject
+            .window
+            .is_some_and(|window| window.0 < Duration::from_secs(1))
+        {
+            self.error(here.then("eject").then("window"), "a window is at least 1s");
+        }
         Some(Eject {
             after: eject.after.unwrap_or(3).max(1),
             duration: eject.duration.unwrap_or(Span::secs(10)).0,
             max_percent: eject.max_percent.map_or(50, |share| share.0),
+            rate: match eject.rate.map_or(50, |share| share.0) {
+                0 => None,
+                rate => Some(rate),
+            },
+            window: eject.window.unwrap_or(Span::secs(30)).0,
+            min_requests: eject.min_requests.unwrap_or(20).max(1),
+            slow: eject.slow,
         })
     }
 
@@ -350,6 +425,9 @@ impl Resolver<'_> {
         rules
     }
 }
+
+const NO_SLOTS: &str =
+    "a server without slots would never be asked; leave `slots` out for no bound";
 
 /// Whether a server's URL is one of our own listeners, as far as can be told without asking DNS.
 fn is_ourselves(url: &ServerUrl, listener: SocketAddr) -> bool {
@@ -384,6 +462,17 @@ fn names(map: &BTreeMap<String, String>, known: &[&str]) -> Names {
     Names {
         exact,
         default,
-        known: known.iter().map(|text| Pattern::new(text)).collect(),
+        known: patterns(known),
+        by_kind: ByKind::Nothing,
     }
+}
+
+fn patterns(texts: &[&str]) -> Vec<Pattern> {
+    texts.iter().map(|text| Pattern::new(text)).collect()
+}
+
+fn mapped(map: &[(&str, &'static str)]) -> Vec<(Pattern, &'static str)> {
+    map.iter()
+        .map(|(text, own)| (Pattern::new(text), *own))
+        .collect()
 }

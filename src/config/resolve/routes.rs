@@ -1,17 +1,18 @@
 //! Routes: conditions, pools in order, what is retried.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use http::Method;
 
-use super::super::file::{self, RetryOn};
+use super::super::file::{self, OrFalse, RetryOn};
 use super::super::pattern::Pattern;
 use super::super::problem::{Severity, did_you_mean};
 use super::super::tree;
 use super::super::tree::at;
-use super::super::{Fields, Match, Pool, PoolId, Retry, Route, Target};
+use super::super::{Cost, Fields, Hedge, Match, Pool, PoolId, Retry, Route, Target, Zone};
 use super::Resolver;
-use crate::unit::Span;
+use crate::unit::{Size, Span};
 
 /// Retried if the file does not say: what tells nothing about the request itself.
 const RETRY_ON: &[RetryOn] = &[
@@ -66,12 +67,17 @@ impl Resolver<'_> {
                 self.warn(here.then("match"), message);
             }
             let targets = self.targets(&here, route, pools);
+            self.zone(&here, &name, route, &targets, pools);
+            let hedge = self.hedge(&here, route, &targets, pools);
             out.push(Route {
                 name,
                 conditions,
                 targets,
                 retry: self.retry(&here.then("retry"), &route.retry),
                 max_body: route.max_body.map_or(default_max_body, |size| size.0),
+                priority: route.priority,
+                zone: route.zone,
+                hedge,
             });
         }
         out
@@ -204,7 +210,88 @@ impl Resolver<'_> {
             attempts: retry.attempts.unwrap_or(3).max(1),
             per_try_timeout: retry.per_try_timeout.and_then(Span::limit),
             budget: retry.budget.map(|share| share.0),
+            backoff: retry
+                .backoff
+                .map_or(Duration::from_millis(25), |span| span.0),
         }
+    }
+
+    /// A route that stays at home must not lead nowhere, nor seem to have a fallback that it has
+    /// not.
+    fn zone(
+        &mut self,
+        here: &tree::Path,
+        name: &str,
+        route: &file::Route,
+        targets: &[Target],
+        pools: &[Pool],
+    ) {
+        if route.zone != Some(Zone::Home) {
+            return;
+        }
+        let away = |target: &Target| pools[target.pool.0].zone != Zone::Home;
+        if !targets.is_empty() && targets.iter().all(away) {
+            let message = format!(
+                "route `{name}` stays at home, but every pool of it is in the cloud: it could never answer"
+            );
+            self.error(here.then("zone"), message);
+            return;
+        }
+        for target in targets.iter().filter(|target| away(target)) {
+            let message = format!(
+                "route `{name}` stays at home, so it never asks pool `{}`, which is in the cloud",
+                pools[target.pool.0].name
+            );
+            self.warn(here.then("zone"), message);
+        }
+    }
+
+    fn hedge(
+        &mut self,
+        here: &tree::Path,
+        route: &file::Route,
+        targets: &[Target],
+        pools: &[Pool],
+    ) -> Option<Hedge> {
+        let Some(OrFalse::On(hedge)) = &route.hedge else {
+            return None;
+        };
+        let here = here.then("hedge");
+        let free = |target: &Target| {
+            let pool = &pools[target.pool.0];
+            hedge.paid || pool.cost == Cost::Free
+        };
+        let others: usize = targets
+            .iter()
+            .filter(|target| free(target))
+            .map(|target| pools[target.pool.0].servers.len())
+            .sum();
+        let first_is_free = targets.first().is_some_and(free);
+        if others < if first_is_free { 2 } else { 1 } && !targets.is_empty() && !self.damaged {
+            let message =
+                "no second server can ever be asked: the route has no other one that costs nothing";
+            let help =
+                "add a server or a fallback, or allow those that cost money with `paid: true`"
+                    .to_owned();
+            self.report(
+                Severity::Warning,
+                here.clone(),
+                message.to_owned(),
+                Some(help),
+            );
+        }
+        if route.retry.budget.is_none() {
+            self.warn(
+                here,
+                "without `retry.budget` nothing bounds how many requests are sent twice; 10% is a good share",
+            );
+        }
+        Some(Hedge {
+            after: hedge.after.unwrap_or_default(),
+            paid: hedge.paid,
+            max_characters: u64::from(hedge.max_characters.unwrap_or(1000)),
+            max_body: hedge.max_body.unwrap_or(Size::mib(1)).0,
+        })
     }
 
     pub(super) fn unused(&mut self, pools: &[Pool], routes: &[file::Route]) {

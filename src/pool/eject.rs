@@ -1,0 +1,150 @@
+//! Ejection: which evidence from traffic takes a server out for a while.
+
+use std::time::{Duration, Instant};
+
+use super::Pool;
+use super::member::Member;
+
+/// First-byte times a server must have before it is called slow.
+const ENOUGH: usize = 8;
+/// What is faster than this is never called slow, whatever the others do.
+const FAST: Duration = Duration::from_millis(50);
+/// Longest time a server may ask to be left alone.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// How a server did in an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Conduct {
+    Good,
+    Bad,
+    /// It says nothing about the server.
+    Neutral,
+}
+
+/// Why a server was ejected; a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Evidence {
+    /// Failures in a row, or one on trial.
+    Failures,
+    /// Too large a share of failures.
+    Rate,
+    /// First bytes far slower than those of the others.
+    Slow,
+}
+
+impl Evidence {
+    pub(crate) const ALL: &'static [Evidence] =
+        &[Evidence::Failures, Evidence::Rate, Evidence::Slow];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Evidence::Failures => "failures",
+            Evidence::Rate => "rate",
+            Evidence::Slow => "slow",
+        }
+    }
+}
+
+/// A server that was ejected just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ejection {
+    pub(crate) duration: Duration,
+    pub(crate) evidence: Evidence,
+}
+
+impl Pool {
+    /// Notes how an attempt went; says whether the member is ejected for it. Never the last one
+    /// available, and never more than the pool's share.
+    pub(crate) fn observe(
+        &self,
+        member: &Member,
+        conduct: Conduct,
+        now: Instant,
+    ) -> Option<Ejection> {
+        let eject = self.config.eject?;
+        let now = self.clock(now);
+        let good = match conduct {
+            Conduct::Good => true,
+            Conduct::Bad => false,
+            Conduct::Neutral => return None,
+        };
+        let was_on_trial = member.is_on_trial();
+        let failures = member.count(good, now);
+        let evidence = if failures >= eject.after || (was_on_trial && !good) {
+            Evidence::Failures
+        } else if !good && self.fails_often(member, now) {
+            Evidence::Rate
+        } else if good && self.is_slow(member) {
+            Evidence::Slow
+        } else {
+            return None;
+        };
+        let roster = self.roster.load();
+        let members = &roster.members;
+        let ejected = members.iter().filter(|m| m.is_ejected(now)).count();
+        let others = members
+            .iter()
+            .filter(|m| !std::ptr::eq(m.as_ref(), member) && m.is_available(now))
+            .count();
+        let share = members.len() * usize::from(eject.max_percent) / 100;
+        if member.is_ejected(now) || ejected >= share || others == 0 {
+            return None;
+        }
+        Some(Ejection {
+            duration: member.eject(eject.duration, now),
+            evidence,
+        })
+    }
+
+    fn fails_often(&self, member: &Member, now: Duration) -> bool {
+        let Some((eject, rate)) = self.config.eject.and_then(|e| Some((e, e.rate?))) else {
+            return false;
+        };
+        let (all, failed) = member.attempts.counts(now);
+        all >= u64::from(eject.min_requests) && failed * 100 >= all * u64::from(rate)
+    }
+
+    /// Whether a member's first bytes come far later than is usual at the others.
+    fn is_slow(&self, member: &Member) -> bool {
+        let Some(times) = self.config.eject.and_then(|eject| eject.slow) else {
+            return false;
+        };
+        let Some(own) = member.first_bytes.percentile(50, ENOUGH) else {
+            return false;
+        };
+        let roster = self.roster.load();
+        let mut others: Vec<Duration> = roster
+            .members
+            .iter()
+            .filter(|other| !std::ptr::eq(other.as_ref(), member))
+            .filter_map(|other| other.first_bytes.percentile(50, ENOUGH))
+            .collect();
+        others.sort_unstable();
+        let Some(median) = others.get(others.len() / 2) else {
+            return false;
+        };
+        own > FAST && own > *median * times
+    }
+
+    /// Notes how long the first byte of an answer took.
+    pub(crate) fn took(&self, member: &Member, first_byte: Duration) {
+        member.first_bytes.push(first_byte);
+        self.first_bytes.push(first_byte);
+    }
+
+    /// The time that all but one in twenty of the pool's answers begin within; `None` while too
+    /// few are known.
+    pub(crate) fn p95(&self) -> Option<Duration> {
+        self.first_bytes.percentile(95, 20)
+    }
+
+    /// Leaves a member alone for so long, as it asked for.
+    pub(crate) fn rest(&self, member: &Member, pause: Duration, now: Instant) {
+        member.rest(self.clock(now) + pause.min(LONGEST_REST));
+    }
+
+    /// Notes that a member still loads, and when to ask it again.
+    pub(crate) fn warm(&self, member: &Member, pause: Duration, now: Instant) {
+        member.warm(self.clock(now) + pause.min(LONGEST_REST));
+    }
+}

@@ -1,0 +1,158 @@
+//! The members of a pool at one moment, and whose turn it is among them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use pingora::lb::Backend;
+
+use super::Wanted;
+use super::member::Member;
+use super::ring::Ring;
+use super::turns::Turns;
+use crate::config::{self, Balance};
+
+/// The members of a pool at one moment.
+#[derive(Default)]
+pub(super) struct Roster {
+    pub(super) members: Vec<Arc<Member>>,
+    primaries: Tier,
+    backups: Tier,
+}
+
+/// Members of equal rank.
+#[derive(Default)]
+struct Tier {
+    turns: Turns,
+    /// Empty unless the pool balances by hash.
+    ring: Ring,
+}
+
+/// Who is next.
+pub(super) enum Choice {
+    /// By index.
+    Member(usize),
+    /// Somebody could be asked, but has no free slot.
+    Busy,
+    Nobody,
+}
+
+/// Whether a request may go to a member at all.
+pub(super) fn allows(wanted: &Wanted<'_>, member: &Arc<Member>) -> bool {
+    !wanted.banned.contains(&member.server) && !wanted.tried.iter().any(|t| Arc::ptr_eq(t, member))
+}
+
+impl Roster {
+    /// The roster after the addresses of one server were found again.
+    pub(super) fn with(
+        &self,
+        pool: &config::Pool,
+        server: usize,
+        backends: &BTreeSet<Backend>,
+    ) -> Self {
+        let settings = &pool.servers[server];
+        let window = pool.eject.map_or(Duration::from_secs(30), |e| e.window);
+        let mut members: Vec<Arc<Member>> = self
+            .members
+            .iter()
+            .filter(|member| member.server != server)
+            .cloned()
+            .collect();
+        for backend in backends {
+            let kept = self
+                .members
+                .iter()
+                .find(|member| member.server == server && member.backend == *backend);
+            members.push(kept.cloned().unwrap_or_else(|| {
+                Arc::new(Member::new(server, settings, window, backend.clone()))
+            }));
+        }
+        members.sort_by_key(|member| member.server);
+        let tier = |backup: bool| {
+            let mine = || {
+                members.iter().enumerate().filter_map(|(n, member)| {
+                    let settings = &pool.servers[member.server];
+                    (settings.backup == backup).then_some((n, member, settings))
+                })
+            };
+            let ring = match pool.balance {
+                Balance::Hash(_) => Ring::new(mine().map(|(n, member, settings)| {
+                    let identity = format!("{} {}", settings.name, member.address());
+                    (n, identity, settings.weight)
+                })),
+                _ => Ring::default(),
+            };
+            Tier {
+                turns: Turns::new(mine().map(|(n, _, settings)| (n, settings.weight))),
+                ring,
+            }
+        };
+        let (primaries, backups) = (tier(false), tier(true));
+        Roster {
+            members,
+            primaries,
+            backups,
+        }
+    }
+
+    /// Who is next by the pool's rule: an available primary, else an available backup. A server
+    /// that has the model in memory is before one that has not.
+    pub(super) fn choose(
+        &self,
+        balance: &Balance,
+        turn: &AtomicUsize,
+        wanted: &Wanted<'_>,
+        now: Duration,
+    ) -> Choice {
+        let askable = |n: &usize| {
+            let member = &self.members[*n];
+            allows(wanted, member) && member.may_be_asked(now, wanted.desperate)
+        };
+        let free = |n: &usize| askable(n) && self.members[*n].has_room();
+        let has_model = |n: &usize| {
+            wanted
+                .model
+                .is_some_and(|model| self.members[*n].has_model(model) == Some(true))
+        };
+        for tier in [&self.primaries, &self.backups] {
+            let some = tier.turns.members().any(|n| askable(&n));
+            if !some {
+                continue;
+            }
+            let warm = wanted.model.and_then(|_| {
+                self.by_rule(tier, balance, turn, wanted.hash, |n| {
+                    free(n) && has_model(n)
+                })
+            });
+            let chosen = warm.or_else(|| self.by_rule(tier, balance, turn, wanted.hash, free));
+            return chosen.map_or(Choice::Busy, Choice::Member);
+        }
+        Choice::Nobody
+    }
+
+    fn by_rule(
+        &self,
+        tier: &Tier,
+        balance: &Balance,
+        turn: &AtomicUsize,
+        hash: u64,
+        free: impl Fn(&usize) -> bool,
+    ) -> Option<usize> {
+        let in_flight = |n: usize| self.members[n].in_flight();
+        match balance {
+            Balance::RoundRobin => tier.turns.next(turn, free),
+            Balance::Random => tier.turns.random(free),
+            Balance::LeastInFlight => tier.turns.least(turn, free, in_flight),
+            Balance::PowerOfTwo => tier.turns.better_of_two(free, in_flight),
+            Balance::Hash(_) => tier.ring.next(hash, free, in_flight),
+        }
+    }
+
+    /// Whether a server that may be asked otherwise is loading its model.
+    pub(super) fn somebody_warms(&self, wanted: &Wanted<'_>, now: Duration) -> bool {
+        self.members
+            .iter()
+            .any(|member| !wanted.banned.contains(&member.server) && member.is_warming(now))
+    }
+}

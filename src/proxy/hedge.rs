@@ -1,0 +1,206 @@
+//! Hedging: a second server is asked when the first takes unusually long, and the first good answer
+//! wins. What that costs is bounded by the route's retry budget.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession as Session;
+
+use super::account::outcome_of;
+use super::body::Upload;
+use super::connection::Answer;
+use super::exchange::Exchange;
+use super::leg::Failed;
+use super::relay::{Asked, Ground, Relay, cancelled, note};
+use super::side::{Side, while_client_stays, within};
+use crate::config::HedgeAfter;
+use crate::inspect::endpoint::Operation;
+use crate::plan::{Attempt, Outcome, Phase, Plan, Verdict, judge};
+
+type Result = std::result::Result<Box<Answer>, Failed>;
+
+/// How a race ended.
+struct Raced {
+    /// Who ended first without a good answer, if the other one had to be waited for.
+    failed: Option<(Asked, Result)>,
+    last: Asked,
+    result: Result,
+    /// Who was not waited for.
+    left: Option<Asked>,
+    /// The second one was asked, and its answer is the one that counts.
+    won: bool,
+}
+
+/// How long the server of an attempt gets before a second one is asked; `None` if none is: the
+/// route does not hedge, the request is long, or too little is known of the pool.
+pub(super) fn after(
+    ground: &Ground<'_>,
+    x: &Exchange,
+    upload: &Upload,
+    attempt: &Attempt,
+) -> Option<Duration> {
+    let hedge = ground.settings.hedge?;
+    let length = upload.length().filter(|_| upload.is_complete())?;
+    let short = match x.operation? {
+        Operation::Speech => x.record.characters? <= hedge.max_characters,
+        Operation::Embedding | Operation::Transcription | Operation::Translation => true,
+        _ => false,
+    };
+    if !short || length > hedge.max_body || x.upgrade {
+        return None;
+    }
+    match hedge.after {
+        HedgeAfter::Time(span) => Some(span.0),
+        HedgeAfter::P95 => {
+            let target = &ground.settings.targets[attempt.target];
+            ground.gateway().pool(target.pool).p95()
+        }
+    }
+}
+
+impl Relay<'_> {
+    /// Asks the server of an attempt and, when `after` has passed, a second one.
+    pub(super) async fn race(
+        &mut self,
+        session: &mut Session,
+        x: &mut Exchange,
+        upload: &Upload,
+        attempt: Attempt,
+        after: Duration,
+    ) -> (Asked, Result) {
+        let ground = self.ground;
+        let head = session.req_header().clone();
+        let patience = self.patience(&head, x, upload);
+        let first = ground.asked(&attempt);
+        let cut_short = Asked {
+            target: first.target,
+            pool_id: first.pool_id,
+            member: first.member.clone(),
+        };
+        let track = Track {
+            ground,
+            x,
+            head: &head,
+            upload,
+            patience,
+        };
+        let racing = track.run(&mut self.plan, first, attempt, after);
+        let raced = match while_client_stays(ground.edge, Some(session), racing).await {
+            Ok(raced) => raced,
+            Err(failed) => return (cut_short, Err(failed)),
+        };
+        if let Some((asked, result)) = raced.failed {
+            let outcome = ended(&result);
+            note(&ground, x, &asked, &outcome.brief());
+            self.settle(&asked, outcome, result.as_deref().ok());
+            if let Ok(answer) = result {
+                tokio::spawn(answer.discard(ground.edge.clone()));
+            }
+        }
+        if let Some(left) = raced.left {
+            cancelled(&ground, x, &left);
+        }
+        if raced.won {
+            x.metrics().hedges_won.inc();
+        }
+        (raced.last, raced.result)
+    }
+}
+
+/// What both legs of a race share.
+struct Track<'a> {
+    ground: Ground<'a>,
+    x: &'a Exchange,
+    head: &'a RequestHeader,
+    upload: &'a Upload,
+    patience: Option<(Instant, Phase)>,
+}
+
+impl<'a> Track<'a> {
+    fn side(&self) -> Side<'a> {
+        Side::Kept {
+            head: self.head,
+            upload: self.upload,
+        }
+    }
+
+    async fn run(&self, plan: &mut Plan, asked: Asked, attempt: Attempt, after: Duration) -> Raced {
+        let leg = self.ground.leg(self.x, &asked, self.patience);
+        let mut first = pin!(leg.ask(self.side(), attempt.lease));
+        let soon = (Some(Instant::now() + after), Phase::FirstByte);
+        let early = within(soon, &mut first).await;
+        let second = match early {
+            Ok(_) => None,
+            Err(_) => self.second(plan),
+        };
+        let Some(second) = second else {
+            let result = match early {
+                Ok(result) => result,
+                Err(_) => first.await,
+            };
+            return Raced {
+                failed: None,
+                last: asked,
+                result,
+                left: None,
+                won: false,
+            };
+        };
+        self.x.metrics().hedges_started.inc();
+        let other = self.ground.asked(&second);
+        let other_leg = self.ground.leg(self.x, &other, self.patience);
+        let mut second = pin!(other_leg.ask(self.side(), second.lease));
+        let (result, second_ended) = tokio::select! {
+            biased;
+            result = &mut first => (result, false),
+            result = &mut second => (result, true),
+        };
+        let (ended_first, still_asked) = match second_ended {
+            true => (other, asked),
+            false => (asked, other),
+        };
+        if self.is_good(&result) {
+            return Raced {
+                failed: None,
+                last: ended_first,
+                result,
+                left: Some(still_asked),
+                won: second_ended,
+            };
+        }
+        let rest = match second_ended {
+            true => first.await,
+            false => second.await,
+        };
+        Raced {
+            won: !second_ended && self.is_good(&rest),
+            failed: Some((ended_first, result)),
+            last: still_asked,
+            result: rest,
+            left: None,
+        }
+    }
+
+    fn second(&self, plan: &mut Plan) -> Option<Attempt> {
+        let hedge = self.ground.settings.hedge?;
+        self.ground.on(self.head, self.x, self.upload, |on| {
+            plan.second(on, hedge.paid)
+        })
+    }
+
+    fn is_good(&self, result: &Result) -> bool {
+        let answered = result.is_ok();
+        let verdict = judge(ended(result), &self.ground.settings.retry.on);
+        answered && verdict == Verdict::Deliver
+    }
+}
+
+fn ended(result: &Result) -> Outcome {
+    match result {
+        Ok(answer) => outcome_of(answer),
+        Err(Failed::Outcome(outcome)) => *outcome,
+        // reading a kept body failed on our side
+        Err(Failed::Stop(_)) => Outcome::Reset,
+    }
+}

@@ -1,0 +1,147 @@
+//! Waiting before an attempt: for a slot of a busy server, or for a model that is being loaded.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pingora::protocols::http::ServerSession as Session;
+
+use super::body::Upload;
+use super::exchange::{Exchange, Stop};
+use super::relay::{Relay, stopped};
+use super::side::{pause, while_client_stays, within};
+use crate::observe::metrics::QueueRefusal;
+use crate::plan::{Attempt, Phase, Refusal, Spent};
+use crate::pool::{Lease, Pool, Ticket};
+
+/// How often one that waits looks whether time alone changed something: an ejection that ended, a
+/// pool that went down.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a server that loads is left alone between two requests.
+const WARM_UP: Duration = Duration::from_millis(250);
+
+/// How waiting for a slot ended.
+enum Waited {
+    Slot(Lease),
+    /// Its place was given to somebody more urgent.
+    Displaced,
+    TooLong,
+    /// Every server it could wait for is gone.
+    InVain,
+}
+
+impl Relay<'_> {
+    /// Waits in line for a slot of a target's pool. `None`: the pool is passed over, or the plan has
+    /// to look again.
+    pub(super) async fn queue(
+        &mut self,
+        session: &mut Session,
+        x: &mut Exchange,
+        upload: &mut Upload,
+        target: usize,
+    ) -> Result<Option<Result<Attempt, Spent>>, Stop> {
+        let ground = self.ground;
+        let id = ground.settings.targets[target].pool;
+        let pool = ground.gateway().pool(id).clone();
+        let metrics = &ground.gateway().pool_metrics[id.0];
+        let priority = ground.settings.priority;
+        let limit = pool.config.queue.timeout;
+        let elsewhere = ground.on(session.req_header(), x, upload, |on| {
+            self.plan.has_another_pool(on)
+        });
+        if elsewhere && limit.is_some_and(|limit| pool.expected_wait(priority) > limit) {
+            metrics.refused(QueueRefusal::Spilled);
+            self.plan.pass(Refusal::QueueTimeout);
+            return Ok(None);
+        }
+        // only of a client whose body is here we hear when it leaves
+        upload.read_ahead(session, None).await?;
+        let joining = Instant::now();
+        let ticket = ground.on(session.req_header(), x, upload, |on| {
+            self.plan
+                .asking(&pool, on, |wanted| pool.join(wanted, priority, on.now))
+        });
+        let Some(ticket) = ticket else {
+            metrics.refused(QueueRefusal::Full);
+            self.plan.pass(Refusal::QueueFull);
+            return Ok(None);
+        };
+        let waited = self.wait_in_line(session, x, upload, &pool, ticket).await;
+        x.record.times.queue += joining.elapsed();
+        metrics.queued.observe(joining.elapsed().as_secs_f64());
+        match waited? {
+            Waited::Slot(lease) => {
+                let granted = ground.on(session.req_header(), x, upload, |on| {
+                    self.plan.granted(lease, on)
+                });
+                return Ok(Some(granted));
+            }
+            Waited::Displaced => {
+                metrics.refused(QueueRefusal::Full);
+                self.plan.pass(Refusal::QueueFull);
+            }
+            Waited::TooLong => {
+                metrics.refused(QueueRefusal::Timeout);
+                self.plan.pass(Refusal::QueueTimeout);
+            }
+            Waited::InVain => {}
+        }
+        Ok(None)
+    }
+
+    async fn wait_in_line(
+        &self,
+        session: &mut Session,
+        x: &Exchange,
+        upload: &Upload,
+        pool: &Arc<Pool>,
+        mut ticket: Ticket,
+    ) -> Result<Waited, Stop> {
+        let ground = self.ground;
+        let limit = pool.config.queue.timeout.map(|t| Instant::now() + t);
+        let end = [limit, x.deadline].into_iter().flatten().min();
+        loop {
+            let now = Instant::now();
+            let look = end.map_or(now + LOOK, |end| end.min(now + LOOK));
+            let granted = within((Some(look), Phase::Idle), ticket.granted());
+            match stopped(while_client_stays(ground.edge, Some(session), granted).await)? {
+                Ok(Some(lease)) => return Ok(Waited::Slot(lease)),
+                Ok(None) => return Ok(Waited::Displaced),
+                Err(_) if end.is_some_and(|end| Instant::now() >= end) => {
+                    return Ok(Waited::TooLong);
+                }
+                Err(_) => {}
+            }
+            let now = Instant::now();
+            pool.serve_queue(now);
+            let hope = ground.on(session.req_header(), x, upload, |on| {
+                self.plan
+                    .asking(pool, on, |wanted| pool.is_worth_waiting(wanted, now))
+            });
+            if !hope {
+                return Ok(Waited::InVain);
+            }
+        }
+    }
+
+    /// Waits a moment for servers that load, as long as their pool's `first_byte` allows.
+    pub(super) async fn warm_up(
+        &mut self,
+        session: &mut Session,
+        upload: &mut Upload,
+        target: usize,
+    ) -> Result<(), Stop> {
+        let ground = self.ground;
+        let pool = ground.gateway().pool(ground.settings.targets[target].pool);
+        let since = *self.warming_since.get_or_insert_with(Instant::now);
+        let limit = pool.config.timeouts.first_byte;
+        if limit.is_some_and(|limit| since.elapsed() >= limit) {
+            self.warming_since = None;
+            self.plan.pass(Refusal::Warming);
+            return Ok(());
+        }
+        upload.read_ahead(session, None).await?;
+        stopped(while_client_stays(ground.edge, Some(session), pause(WARM_UP)).await)?;
+        self.plan.try_again(pool);
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! The head of a request as a server gets it.
+
+use http::{HeaderValue, Method, Uri, header};
+use pingora::http::RequestHeader;
+
+use super::Edge;
+use super::exchange::Exchange;
+use super::peer::PeerTemplate;
+use crate::config::{Pool, Server};
+use crate::transform::fields::Edits;
+use crate::transform::{headers, path};
+
+/// What a head is written from, besides the client's own.
+pub(super) struct Writing<'a> {
+    pub(super) edge: &'a Edge,
+    pub(super) x: &'a Exchange,
+    pub(super) pool: &'a Pool,
+    pub(super) server: &'a Server,
+    pub(super) template: &'a PeerTemplate,
+    pub(super) edits: &'a Edits,
+    /// Of the body as it arrives, if it is known.
+    pub(super) length: Option<u64>,
+    pub(super) http2: bool,
+}
+
+impl Writing<'_> {
+    /// The head, from parsed parts only: one host, one kind of framing, nothing of the client's hop.
+    pub(super) fn head(&self, client: &RequestHeader) -> RequestHeader {
+        let (x, pool, server) = (self.x, self.pool, self.server);
+        let query = client.uri.query();
+        let renamed = x.realtime_query(query, pool);
+        let query = renamed.as_deref().or(query);
+        let target = path::to_server(&x.record.path, query, pool, server);
+        let hop = headers::Hop {
+            request_id: &x.record.request_id,
+            traceparent: &x.record.traceparent,
+            via: &self.edge.via,
+            client: x.record.client,
+            host: super::head::host(client),
+        };
+        let sent = headers::to_server(&client.headers, pool, server, &hop);
+        let method = client.method.clone();
+        let mut head =
+            RequestHeader::build_no_case(method, target.as_bytes(), Some(sent.len() + 4))
+                .expect("a path in normal form and a method that came in can go out");
+        match self.http2 {
+            true => self.address(&mut head, &target),
+            false => set(&mut head, header::HOST, &self.template.authority),
+        }
+        for (name, value) in sent {
+            let _ = head.append_header(name, value);
+        }
+        self.frame(&mut head, &client.method);
+        if x.upgrade {
+            set(&mut head, header::CONNECTION, "upgrade");
+            set(&mut head, header::UPGRADE, "websocket");
+        } else if pool.keepalive.is_none() && !self.http2 {
+            set(&mut head, header::CONNECTION, "close");
+        }
+        head
+    }
+
+    /// HTTP/2 has scheme and authority beside the path (RFC 9113, section 8.3.1).
+    fn address(&self, head: &mut RequestHeader, target: &str) {
+        let scheme = if self.server.url.tls { "https" } else { "http" };
+        let uri = Uri::builder()
+            .scheme(scheme)
+            .authority(self.template.authority.as_str())
+            .path_and_query(target)
+            .build();
+        head.set_uri(uri.expect("a checked URL and a path in normal form make a URI"));
+        head.set_version(http::Version::HTTP_2);
+    }
+
+    fn frame(&self, head: &mut RequestHeader, method: &Method) {
+        match self.length {
+            // whisper.cpp waits ten minutes for the body of a POST that does not say it has none
+            Some(0)
+                if matches!(
+                    *method,
+                    Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS
+                ) => {}
+            Some(length) => {
+                let length = self.edits.length(length).to_string();
+                set(head, header::CONTENT_LENGTH, &length);
+            }
+            None if self.http2 => {}
+            None => set(head, header::TRANSFER_ENCODING, "chunked"),
+        }
+    }
+}
+
+fn set(head: &mut RequestHeader, name: http::HeaderName, text: &str) {
+    let value = HeaderValue::from_str(text).expect("hosts and lengths can stand in a header");
+    head.insert_header(name, value)
+        .expect("one header more fits");
+}

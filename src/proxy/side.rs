@@ -1,0 +1,140 @@
+//! The client's side of an attempt: where the body comes from, and who notices that it left.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession as Session;
+
+use super::body::Upload;
+use super::exchange::Stop;
+use super::leg::Failed;
+use super::{Edge, outcome};
+use crate::plan::{Outcome, Phase};
+
+/// The client during an attempt.
+pub(super) enum Side<'a> {
+    /// Its body may still be arriving, and it is watched here.
+    Live {
+        session: &'a mut Session,
+        upload: &'a mut Upload,
+    },
+    /// Its body is here, and whoever runs the attempt watches it: for two attempts at once.
+    Kept {
+        head: &'a RequestHeader,
+        upload: &'a Upload,
+    },
+}
+
+impl Side<'_> {
+    pub(super) fn head(&self) -> &RequestHeader {
+        match self {
+            Side::Live { session, .. } => session.req_header(),
+            Side::Kept { head, .. } => head,
+        }
+    }
+
+    pub(super) fn upload(&self) -> &Upload {
+        match self {
+            Side::Live { upload, .. } => upload,
+            Side::Kept { upload, .. } => upload,
+        }
+    }
+
+    /// The piece of the body that starts at `offset`; `None` at its end.
+    pub(super) async fn next(&mut self, offset: u64) -> Result<Option<Bytes>, Stop> {
+        match self {
+            Side::Live { session, upload } => upload.next(session, offset).await,
+            Side::Kept { upload, .. } => upload.again(offset).await,
+        }
+    }
+
+    /// What `work` gives, unless the client leaves before (then the server need not go on either),
+    /// or the program ends. While a body is still arriving the client is not watched; reading it
+    /// tells.
+    pub(super) async fn during<T>(
+        &mut self,
+        edge: &Edge,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Failed> {
+        match self {
+            Side::Live { session, upload } => {
+                let watched = upload.is_complete().then_some(&mut **session);
+                while_client_stays(edge, watched, work).await
+            }
+            Side::Kept { .. } => Ok(work.await),
+        }
+    }
+
+    /// What a read from the server gives, in time and while the client stays.
+    pub(super) async fn wait<T>(
+        &mut self,
+        edge: &Edge,
+        bound: Bound,
+        reading: impl Future<Output = pingora::Result<T>>,
+    ) -> Result<T, Failed> {
+        let reading = pin!(within(bound, reading));
+        match self.during(edge, reading).await? {
+            Ok(Ok(read)) => Ok(read),
+            Ok(Err(error)) => Err(outcome::of_talking(&error).into()),
+            Err(phase) => Err(Outcome::TimedOut(phase).into()),
+        }
+    }
+}
+
+/// What `work` gives, unless the client, if it is watched, leaves before, or the program ends.
+pub(super) async fn while_client_stays<T>(
+    edge: &Edge,
+    watched: Option<&mut Session>,
+    work: impl Future<Output = T>,
+) -> Result<T, Failed> {
+    let mut cut = edge.cut.subscribe();
+    let left = async {
+        match watched {
+            Some(session) => drop(session.read_body_or_idle(true).await),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = left => Err(Failed::Stop(Stop::ClientGone)),
+        _ = cut.wait_for(|cut| *cut) => Err(Failed::Outcome(Outcome::TimedOut(Phase::Shutdown))),
+    }
+}
+
+/// A moment, and what it means if it passes.
+pub(super) type Bound = (Option<Instant>, Phase);
+
+/// The earliest of some moments; without any, nothing is bounded.
+pub(super) fn earliest(moments: &[Option<(Instant, Phase)>], otherwise: Phase) -> Bound {
+    let first = moments.iter().flatten().min_by_key(|(at, _)| *at);
+    (
+        first.map(|(at, _)| *at),
+        first.map_or(otherwise, |(_, phase)| *phase),
+    )
+}
+
+/// What `work` gives, or the phase whose limit passed. Pingora's timers are shared and precise to
+/// 10 ms; one of tokio's for each wait would wake its driver each time.
+pub(super) async fn within<T>(
+    (at, phase): Bound,
+    work: impl Future<Output = T>,
+) -> Result<T, Phase> {
+    match at {
+        Some(at) => {
+            let left = at.saturating_duration_since(Instant::now());
+            pingora_timeout::timeout(left, work)
+                .await
+                .map_err(|_| phase)
+        }
+        None => Ok(work.await),
+    }
+}
+
+/// Waits for so long.
+pub(super) async fn pause(duration: Duration) {
+    pingora_timeout::sleep(duration).await;
+}

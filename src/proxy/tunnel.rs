@@ -1,0 +1,165 @@
+//! A WebSocket, once both sides agreed to speak it: bytes in both directions, until one side ends
+//! or both fall silent. It holds its server's slot as long as it lives.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use pingora::http::ResponseHeader;
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession as Session;
+use pingora::protocols::http::client::HttpSession;
+use prometheus::IntCounter;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::Edge;
+use super::connection::Answer;
+use super::deliver::switching_head;
+use super::exchange::Exchange;
+use super::side::pause;
+use crate::observe::record::Termination;
+
+/// Bytes on their way in one direction at most.
+const BUFFER: usize = 16 * 1024;
+/// How long the other side may take to end as well.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Since when a tunnel is silent, in milliseconds after its start.
+struct Silence {
+    start: Instant,
+    since: AtomicU64,
+}
+
+impl Silence {
+    fn broken(&self) {
+        let now = self.start.elapsed().as_millis() as u64;
+        self.since.store(now, Relaxed);
+    }
+
+    /// Ends when nothing was said for `limit`.
+    async fn lasts(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else {
+            return std::future::pending().await;
+        };
+        loop {
+            let end = Duration::from_millis(self.since.load(Relaxed)) + limit;
+            match end.checked_sub(self.start.elapsed()) {
+                Some(left) if !left.is_zero() => pause(left).await,
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Tells the client that the server agreed, and passes bytes on from then.
+pub(super) async fn run(edge: &Arc<Edge>, session: Session, x: &mut Exchange, answer: Answer) {
+    let head = switching_head(x, &answer);
+    let silence = Silence {
+        start: Instant::now(),
+        since: AtomicU64::new(0),
+    };
+    let limit = answer.pool.config.timeouts.tunnel;
+    let route = x.route.expect("a relayed request has a route");
+    let snapshot = x.snapshot.clone();
+    let pool = snapshot.gateway.config.routes[route].targets[answer.target].pool;
+    let server = &snapshot.gateway.pool_metrics[pool.0].servers[answer.lease.server];
+    let Some((client, upstream, early)) = streams(session, head, answer.connection.session).await
+    else {
+        return;
+    };
+    x.first_byte();
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(upstream);
+    let (sent, received) = (AtomicU64::new(0), AtomicU64::new(early.len() as u64));
+    let up = Flow {
+        bytes: &sent,
+        metric: &server.bytes_sent,
+        silence: &silence,
+    };
+    let down = Flow {
+        bytes: &received,
+        metric: &server.bytes_received,
+        silence: &silence,
+    };
+    let mut cut = edge.cut.subscribe();
+    let both = async {
+        if to_client.write_all(&early).await.is_err() {
+            return Termination::ClientAbort;
+        }
+        tokio::select! {
+            ended = up.copy(&mut from_client, &mut to_server) => {
+                // the server may still have something to say to that
+                let rest = down.copy(&mut from_server, &mut to_client);
+                let _ = tokio::time::timeout(FAREWELL, rest).await;
+                if ended.is_ok() { Termination::Complete } else { Termination::ClientAbort }
+            }
+            ended = down.copy(&mut from_server, &mut to_client) => {
+                if ended.is_ok() { Termination::Complete } else { Termination::UpstreamAbort }
+            }
+        }
+    };
+    x.record.termination = tokio::select! {
+        ended = both => ended,
+        () = silence.lasts(limit) => Termination::Timeout,
+        _ = cut.wait_for(|cut| *cut) => Termination::Timeout,
+    };
+    x.record.bytes_in = sent.load(Relaxed);
+    x.record.bytes_out = received.load(Relaxed);
+    let _ = to_client.shutdown().await;
+}
+
+/// The bare connections of both sides, and what the server has said already behind its head.
+async fn streams(
+    mut session: Session,
+    head: ResponseHeader,
+    upstream: HttpSession,
+) -> Option<(Stream, Stream, Vec<u8>)> {
+    let HttpSession::H1(mut upstream) = upstream else {
+        return None;
+    };
+    // polled once: what was read together with the head is there, and a read that has to wait is
+    // taken back without loss
+    let early = tokio::select! {
+        biased;
+        read = upstream.read_body_bytes() => read.ok().flatten().map(|bytes| bytes.to_vec()),
+        () = std::future::ready(()) => None,
+    };
+    session.write_response_header(Box::new(head)).await.ok()?;
+    let Session::H1(client) = session else {
+        return None;
+    };
+    let mut client = client.into_inner();
+    client.flush().await.ok()?;
+    Some((client, upstream.into_inner(), early.unwrap_or_default()))
+}
+
+/// One direction.
+struct Flow<'a> {
+    bytes: &'a AtomicU64,
+    metric: &'a IntCounter,
+    silence: &'a Silence,
+}
+
+impl Flow<'_> {
+    /// Passes bytes on until `from` ends.
+    async fn copy(
+        &self,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let count = from.read(&mut buffer).await?;
+            if count == 0 {
+                return to.shutdown().await;
+            }
+            self.silence.broken();
+            to.write_all(&buffer[..count]).await?;
+            to.flush().await?;
+            self.silence.broken();
+            self.bytes.fetch_add(count as u64, Relaxed);
+            self.metric.inc_by(count as u64);
+        }
+    }
+}
