@@ -16,6 +16,14 @@ pub(super) fn asked<'a>(head: &'a RequestHeader, path: &'a str) -> Head<'a> {
     }
 }
 
+/// Whether the connection is there for another request behind this one. HTTP/1.0 waits for its
+/// end unless it says otherwise; what HTTP/1.1 says, Pingora respects.
+pub(super) fn keeps_alive(head: &RequestHeader) -> bool {
+    let asked = head.headers.get(header::CONNECTION);
+    let asked = asked.map_or(&b""[..], HeaderValue::as_bytes);
+    head.version != Version::HTTP_10 || asked.eq_ignore_ascii_case(b"keep-alive")
+}
+
 /// Whether a browser asks.
 pub(super) fn wants_html(head: &RequestHeader) -> bool {
     let accept = head.headers.get(header::ACCEPT);

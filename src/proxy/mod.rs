@@ -393,7 +393,8 @@ impl Proxy {
     async fn serve(&self, session: &mut Session, stopping: bool) -> Result<(), Stop> {
         let mut x = Exchange::new(self.edge.snapshot(), &self.edge.metrics.in_flight);
         let limits = &x.snapshot.gateway.config.limits;
-        session.set_keepalive((!stopping).then_some(KEEPALIVE_SECS));
+        let goes_on = !stopping && head::keeps_alive(session.req_header());
+        session.set_keepalive(goes_on.then_some(KEEPALIVE_SECS));
         session.set_read_timeout(limits.body_timeout);
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         // the watch for a client that leaves must not trip over its next request
