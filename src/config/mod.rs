@@ -3,6 +3,7 @@
 //! `file` is what was written, `resolve` makes this out of it and reports every problem as data.
 //! Nothing here is an `Option` that means "not decided yet".
 
+mod certificate;
 pub(crate) mod file;
 pub(crate) mod kind;
 pub(crate) mod pattern;
@@ -20,7 +21,8 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
-pub(crate) use file::{Auth, Balance, Format, Level, RetryOn};
+pub(crate) use certificate::{Certificate, CertificateFiles};
+pub(crate) use file::{Auth, Balance, Format, Level, RetryOn, TlsVersion};
 use kind::Kind;
 use pattern::Pattern;
 use problem::Problem;
@@ -45,7 +47,15 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<ListenerTls>,
     pub(crate) cors: Option<Cors>,
+}
+
+/// TLS on a listener. The certificate itself is no part of it: that may change at any time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenerTls {
+    pub(crate) files: CertificateFiles,
+    pub(crate) min_version: TlsVersion,
 }
 
 /// Origins whose pages may call.

@@ -2,6 +2,7 @@
 
 use http::{HeaderName, HeaderValue, Version, header};
 use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession as Session;
 
 use crate::config::Cors;
 use crate::route::Head;
@@ -84,6 +85,15 @@ pub(super) fn raw_path(head: &RequestHeader) -> &str {
         _ => raw,
     };
     raw.split('?').next().unwrap_or(raw)
+}
+
+/// The version of TLS the client came with, as it is logged.
+pub(super) fn tls_version(session: &Session) -> Option<&'static str> {
+    match session.digest()?.ssl_digest.as_ref()?.version.as_ref() {
+        "TLSv1_2" => Some("TLSv1.2"),
+        "TLSv1_3" => Some("TLSv1.3"),
+        _ => Some("TLS"),
+    }
 }
 
 /// The version, as it is logged.

@@ -317,6 +317,7 @@ impl Leg<'_> {
             via: &self.edge.via,
             client: x.record.client,
             host: super::head::host(client),
+            secure: x.record.tls.is_some(),
         };
         let sent = headers::to_server(&client.headers, &self.pool.config, server, &hop);
         let mut head = RequestHeader::build_no_case(

@@ -14,6 +14,7 @@ pub(crate) mod listen;
 mod outcome;
 pub(crate) mod peer;
 mod relay;
+pub(crate) mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -174,6 +175,7 @@ impl Proxy {
             .map(|addr| addr.ip());
         record.method = head.method.as_str().to_owned();
         record.protocol = head::protocol(head.version);
+        record.tls = head::tls_version(session);
         record.user_agent = text(header::USER_AGENT).map(str::to_owned);
         let given =
             text(HeaderName::from_static("x-request-id")).filter(|id| unit::is_request_id(id));

@@ -13,6 +13,7 @@ mod endpoints;
 mod fallback;
 mod layers;
 mod lifecycle;
+mod listeners;
 mod observe;
 mod regression;
 mod routing;
