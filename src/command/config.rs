@@ -77,6 +77,7 @@ fn effective(config: &Config) -> Value {
         object(vec![
             ("address", listener.address.to_string().into()),
             ("tls", tls.unwrap_or_default()),
+            ("h2c", listener.h2c.then_some(true).into()),
             ("cors", cors.unwrap_or_default()),
         ])
     });

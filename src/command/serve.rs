@@ -18,6 +18,7 @@ use crate::config::{self, Config, Format};
 use crate::gateway::Gateway;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
+use crate::proxy::http2::Front;
 use crate::proxy::listen::{Gate, Listener};
 use crate::proxy::tls::{self, Tls};
 use crate::proxy::{Edge, Proxy, Snapshot};
@@ -129,11 +130,7 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
     for (listener, settings) in opened.clients.into_iter().zip(listeners) {
         let scheme = settings.tls.as_ref().map_or("http", |_| "https");
         log::info!("listening on {scheme}://{} with {source}", listener.address);
-        let app = Arc::new(Proxy {
-            edge: running.edge.clone(),
-            listener: listener.address.to_string(),
-            cors: settings.cors,
-        });
+        let app = front(&running.edge, listener.address, settings);
         tokio::spawn(listener.serve(app, gate.clone(), stopping.clone()));
     }
     let certificates = opened.certificates;
@@ -172,6 +169,19 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
     }
     running.edge.access_log.flush();
     OK
+}
+
+/// What serves the connections of a client listener.
+fn front(edge: &Arc<Edge>, address: SocketAddr, settings: config::Listener) -> Arc<Front> {
+    let proxy = Proxy {
+        edge: edge.clone(),
+        listener: address.to_string(),
+        cors: settings.cors,
+    };
+    Arc::new(Front {
+        proxy: Arc::new(proxy),
+        h2c: settings.h2c,
+    })
 }
 
 fn start_logger(config: &Config, options: &Run) {

@@ -45,8 +45,11 @@ pub(crate) struct File {
 pub(crate) struct Listener {
     /// Required. `IP:PORT`.
     pub(crate) address: String,
-    /// Clients connect with TLS.
+    /// Clients connect with TLS, and speak HTTP/2 or HTTP/1.1 as they like.
     pub(crate) tls: Option<ListenerTls>,
+    /// Without TLS: HTTP/2 is spoken to clients that begin with it. Default `false`.
+    #[serde(default)]
+    pub(crate) h2c: bool,
     /// Browsers of these origins may call.
     pub(crate) cors: Option<Cors>,
 }

@@ -48,6 +48,8 @@ pub(crate) struct Config {
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
     pub(crate) tls: Option<ListenerTls>,
+    /// HTTP/2 is spoken without TLS to clients that begin with it.
+    pub(crate) h2c: bool,
     pub(crate) cors: Option<Cors>,
 }
 
@@ -298,7 +300,6 @@ fn later(key: &str) -> Option<&'static str> {
         "limits",
         "min_rate",
         "cost",
-        "h2c",
         "hedge",
         "keys",
         "memory",

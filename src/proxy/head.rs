@@ -65,9 +65,13 @@ pub(super) fn cors_headers(origin: Option<HeaderValue>) -> Vec<(HeaderName, Head
     headers
 }
 
-/// The host a request asks for, without port.
+/// The host a request asks for, without port: HTTP/2 has it in `:authority`, and where both are
+/// they are the same.
 pub(super) fn host(head: &RequestHeader) -> Option<&str> {
-    let host = head.headers.get(header::HOST)?.to_str().ok()?;
+    let host = match head.headers.get(header::HOST) {
+        Some(host) => host.to_str().ok()?,
+        None => head.uri.authority()?.as_str(),
+    };
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => Some(name),
         _ => Some(host),

@@ -9,6 +9,7 @@ mod body;
 mod deliver;
 mod exchange;
 mod head;
+pub(crate) mod http2;
 mod leg;
 pub(crate) mod listen;
 mod outcome;
@@ -380,7 +381,11 @@ impl HttpServerApp for Proxy {
         };
         listen::idle();
         if served.is_err() {
-            session.shutdown().await;
+            // of HTTP/2 only the stream ends: dropped, it is reset behind its head, while a
+            // shutdown would throw even that away if it is still queued
+            if !session.is_http2() {
+                session.shutdown().await;
+            }
             return None;
         }
         let settings = HttpPersistentSettings::for_session(&session);
@@ -401,7 +406,7 @@ impl Proxy {
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         // the watch for a client that leaves must not trip over its next request
         session.set_pipelining_enabled(true);
-        let mut upload = Upload::new(session);
+        let mut upload = Upload::new(session, limits.body_timeout);
         let served = self.receive(session, &mut x, &mut upload).await;
         x.record.bytes_in = upload.received();
         let served = match served {

@@ -154,7 +154,7 @@ fn acceptor(certificate: &Certificate, min_version: TlsVersion) -> Acceptor {
         .expect("ring has suites for both versions")
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.key.clone())));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // the default remembers 256 sessions; tickets leave remembering to the clients
     if let Ok(ticketer) = ring::Ticketer::new() {
         config.ticketer = ticketer;

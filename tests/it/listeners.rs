@@ -12,7 +12,7 @@ use rustls::version::{TLS12, TLS13};
 use crate::support::client::connect as connect_plain;
 use crate::support::gateway::{BINARY, routed_to};
 use crate::support::tls::{Pair, Secure, connect};
-use crate::support::{Gateway, Server, eventually};
+use crate::support::{Gateway, Http2, Server, eventually};
 
 const BOTH: &[&rustls::SupportedProtocolVersion] = &[&TLS12, &TLS13];
 
@@ -80,6 +80,30 @@ fn a_client_older_than_min_version_is_refused_and_counted() {
     assert!(connect(gateway.address, pair.client(&[&TLS13], &[])).is_ok());
     let failures = "trunkline_tls_handshake_failures_total";
     assert_eq!(gateway.metric(failures, &[("reason", "incompatible")]), 1.0);
+}
+
+#[test]
+fn http2_is_negotiated_where_the_client_offers_it() {
+    let (pair, server) = (Pair::new(), Server::named("a"));
+    let gateway = secure(&pair, "", server.address, "");
+    let client = Http2::tls(gateway.address, pair.client(BOTH, &["h2", "http/1.1"]));
+    let answer = client.ask("POST", "/v1/x", &[("te", "trailers")], b"{}");
+    assert_eq!((answer.status, answer.whole), (200, true));
+    assert_eq!(answer.header("transfer-encoding"), None);
+    let config = pair.client(BOTH, &["http/1.1"]);
+    assert_eq!(
+        ask(&mut connect(gateway.address, config).unwrap()).unwrap(),
+        200
+    );
+    let log = gateway.access_log(2);
+    assert_eq!(
+        (&log[0]["protocol"], &log[0]["tls"]),
+        (&"HTTP/2".into(), &"TLSv1.3".into())
+    );
+    assert_eq!(log[1]["protocol"], "HTTP/1.1");
+    let seen = &server.seen()[0];
+    assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
+    assert_eq!((seen.header("te"), seen.json().is_object()), (None, true));
 }
 
 #[test]
@@ -225,6 +249,12 @@ fn check_config_says_what_is_wrong_with_a_certificate() {
             78,
         ),
         ("tls: { cert: cert.pem }", "1:37", "key", 78),
+        (
+            "h2c: true, tls: { cert: cert.pem, key: key.pem }",
+            "1:42",
+            "`h2c` is HTTP/2 without TLS",
+            78,
+        ),
     ] {
         let routes = routed_to(Server::refused());
         write(
@@ -262,7 +292,7 @@ fn a_client_that_never_finishes_the_handshake_is_cut() {
     let failures = "trunkline_tls_handshake_failures_total";
     assert_eq!(gateway.metric(failures, &[("reason", "timeout")]), 1.0);
     // and one that finishes it, but never asks
-    for protocols in [&["http/1.1"][..], &[]] {
+    for protocols in [&["h2"][..], &[]] {
         let mut stream = connect(gateway.address, pair.client(BOTH, protocols)).unwrap();
         let mut all = Vec::new();
         let _ = stream.read_to_end(&mut all);
@@ -282,4 +312,26 @@ fn plain_http_on_a_tls_listener_is_closed_and_counted() {
     assert!(answer.took < Duration::from_secs(5));
     let failures = "trunkline_tls_handshake_failures_total";
     assert_eq!(gateway.metric(failures, &[("reason", "not_tls")]), 1.0);
+}
+
+#[test]
+fn connections_are_counted_whatever_they_speak() {
+    let (pair, server) = (Pair::new(), Server::named("a"));
+    let gateway = secure(&pair, "", server.address, "limits: { connections: 2 }\n");
+    let config = pair.client(BOTH, &["h2"]);
+    let one = Http2::tls(gateway.address, config.clone());
+    // no handshake yet, and a connection all the same
+    let two = connect_plain(gateway.address);
+    let open = || {
+        gateway.metric(
+            "trunkline_connections",
+            &[("listener", &gateway.address.to_string())],
+        )
+    };
+    eventually("both are open", || open() == 2.0);
+    assert!(connect(gateway.address, config.clone()).is_err());
+    assert_eq!(one.ask("GET", "/v1/x", &[], b"").status, 200);
+    drop(two);
+    eventually("one is open", || open() == 1.0);
+    assert!(connect(gateway.address, config).is_ok());
 }

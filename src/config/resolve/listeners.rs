@@ -22,8 +22,19 @@ impl Resolver<'_> {
             let parsed = parse_address(&listener.address);
             let cors = listener.cors.as_ref().map(|cors| self.cors(n, cors));
             let tls = listener.tls.as_ref().map(|tls| self.listener_tls(n, tls));
+            if tls.is_some() && listener.h2c {
+                self.error(
+                    at!["listeners", n, "h2c"],
+                    "`h2c` is HTTP/2 without TLS; with `tls` clients choose HTTP/2 anyway, so remove it",
+                );
+            }
             if let Some(address) = self.check(at!["listeners", n, "address"], parsed) {
-                listeners.push(Listener { address, tls, cors });
+                listeners.push(Listener {
+                    address,
+                    tls,
+                    h2c: listener.h2c,
+                    cors,
+                });
             }
         }
         if file.listen.0.is_empty() && file.listeners.is_empty() {
@@ -115,6 +126,7 @@ impl Listener {
         Listener {
             address,
             tls: None,
+            h2c: false,
             cors: None,
         }
     }
