@@ -103,8 +103,8 @@ impl Tls {
         match content.certificate() {
             Ok(certificate) => {
                 let acceptor = acceptor(&certificate, self.settings.min_version);
-                self.acceptor.store(Arc::new(acceptor));
                 self.metrics.expiry.set(certificate.expires);
+                self.acceptor.store(Arc::new(acceptor));
                 log::info!("{}: the new certificate is in service", self.listener);
                 if let Some(warning) = certificate.out_of_date() {
                     log::warn!("{}: {warning}", self.listener);
@@ -184,6 +184,7 @@ fn reason(text: &str) -> &'static str {
     const SIGNS: &[(&str, &str)] = &[
         ("InvalidContentType", "not_tls"),
         ("peer is incompatible", "incompatible"),
+        ("any known protocol", "incompatible"),
         ("received fatal alert", "refused_by_client"),
         ("eof", "closed"),
         ("reset by peer", "closed"),
@@ -204,6 +205,7 @@ mod tests {
         for (error, expected) in [
             (Error::from(InvalidMessage::InvalidContentType), "not_tls"),
             (Error::from(incompatible), "incompatible"),
+            (Error::NoApplicationProtocol, "incompatible"),
             (
                 Error::AlertReceived(AlertDescription::UnknownCA),
                 "refused_by_client",
