@@ -4,7 +4,7 @@
 //!
 //! | step | where | what happens | may end it |
 //! | --- | --- | --- | --- |
-//! | accept | `proxy::listen` | a connection arrives, is counted and bounded | too many; head too slow |
+//! | accept | `proxy::listen`, `tls`, `http2` | a connection arrives, is counted and bounded; what it speaks is found out | too many; handshake or head too slow |
 //! | admit | `proxy` (`admit`) | who asks, for what path, in one normal form | ambiguous path, loop, preflight |
 //! | understand | `inspect` | model, voice and other fields, if some route asks for them | body can't be read |
 //! | route | `route` | the first written route that matches | none does |

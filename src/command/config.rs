@@ -67,8 +67,17 @@ fn effective(config: &Config) -> Value {
             Cors::Any => json!({ "origins": "*" }),
             Cors::Listed(origins) => json!({ "origins": origins }),
         });
+        let tls = listener.tls.as_ref().map(|tls| {
+            json!({
+                "cert": tls.files.cert.display().to_string(),
+                "key": tls.files.key.display().to_string(),
+                "min_version": tls.min_version,
+            })
+        });
         object(vec![
             ("address", listener.address.to_string().into()),
+            ("tls", tls.unwrap_or_default()),
+            ("h2c", listener.h2c.then_some(true).into()),
             ("cors", cors.unwrap_or_default()),
         ])
     });

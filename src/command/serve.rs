@@ -18,7 +18,9 @@ use crate::config::{self, Config, Format};
 use crate::gateway::Gateway;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
+use crate::proxy::http2::Front;
 use crate::proxy::listen::{Gate, Listener};
+use crate::proxy::tls::{self, Tls};
 use crate::proxy::{Edge, Proxy, Snapshot};
 use crate::reply;
 use crate::service::admin::Admin;
@@ -115,11 +117,7 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
         }
     };
     let (shutdown, limits) = (config.shutdown, config.limits);
-    let cors: Vec<_> = config
-        .listeners
-        .iter()
-        .map(|listener| listener.cors.clone())
-        .collect();
+    let listeners = config.listeners.clone();
     let running = start(config, metrics, opened.access_log).await;
 
     let (stop, stopping) = watch::channel(false);
@@ -129,16 +127,14 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
         .iter()
         .map(|l| l.address.to_string())
         .collect();
-    for (listener, cors) in opened.clients.into_iter().zip(cors) {
-        log::info!("listening on http://{} with {source}", listener.address);
-        let proxy = Proxy {
-            edge: running.edge.clone(),
-            listener: listener.address.to_string(),
-            cors,
-        };
-        let app = Arc::new(proxy);
+    for (listener, settings) in opened.clients.into_iter().zip(listeners) {
+        let scheme = settings.tls.as_ref().map_or("http", |_| "https");
+        log::info!("listening on {scheme}://{} with {source}", listener.address);
+        let app = front(&running.edge, listener.address, settings);
         tokio::spawn(listener.serve(app, gate.clone(), stopping.clone()));
     }
+    let certificates = opened.certificates;
+    tokio::spawn(tls::watch(certificates.clone()));
     // readiness and metrics can be asked for to the very end
     let (_admin_stop, admin_stopping) = watch::channel(false);
     let admin_address = opened.admin.as_ref().map(|listener| listener.address);
@@ -160,7 +156,7 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
         embedded.introduce(&addresses[0], admin_address);
         tokio::spawn(embedded.keep_looking(running.clone()));
     }
-    until_told_to_stop(&running, options).await;
+    until_told_to_stop(&running, options, &certificates).await;
     log::info!("stopping");
     running.edge.draining.store(true, Relaxed);
     tokio::time::sleep(shutdown.drain).await;
@@ -173,6 +169,19 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
     }
     running.edge.access_log.flush();
     OK
+}
+
+/// What serves the connections of a client listener.
+fn front(edge: &Arc<Edge>, address: SocketAddr, settings: config::Listener) -> Arc<Front> {
+    let proxy = Proxy {
+        edge: edge.clone(),
+        listener: address.to_string(),
+        cors: settings.cors,
+    };
+    Arc::new(Front {
+        proxy: Arc::new(proxy),
+        h2c: settings.h2c,
+    })
 }
 
 fn start_logger(config: &Config, options: &Run) {
@@ -217,6 +226,8 @@ fn apply(options: &Run, config: &mut Config) {
 /// What a start needs of the system, before anything is served.
 struct Opened {
     clients: Vec<Listener>,
+    /// Of the listeners that have one.
+    certificates: Vec<Arc<Tls>>,
     admin: Option<Listener>,
     access_log: AccessLog,
 }
@@ -243,8 +254,19 @@ async fn open(config: &Config, metrics: &Metrics) -> Result<Opened, String> {
         })
     };
     let mut clients = Vec::new();
-    for listener in &config.listeners {
-        clients.push(bind(listener.address).await?);
+    let mut certificates = Vec::new();
+    for settings in &config.listeners {
+        let listener = bind(settings.address).await?;
+        let tls = match settings.tls.clone() {
+            Some(tls) => Some(Arc::new(Tls::new(
+                tls,
+                listener.address.to_string(),
+                metrics,
+            )?)),
+            None => None,
+        };
+        certificates.extend(tls.clone());
+        clients.push(listener.with_tls(tls));
     }
     let admin = match config.admin {
         Some(address) => Some(bind(address).await?),
@@ -258,13 +280,14 @@ async fn open(config: &Config, metrics: &Metrics) -> Result<Opened, String> {
         .map_err(|error| format!("the access log cannot be opened: {error}"))?;
     Ok(Opened {
         clients,
+        certificates,
         admin,
         access_log,
     })
 }
 
 /// Waits for a signal that ends the program; a SIGHUP reads the file again.
-async fn until_told_to_stop(running: &Running, options: &Run) {
+async fn until_told_to_stop(running: &Running, options: &Run, certificates: &[Arc<Tls>]) {
     let listen = |kind| signal(kind).expect("signals can be listened to at start-up");
     let (mut term, mut int, mut hup) = (
         listen(SignalKind::terminate()),
@@ -275,7 +298,10 @@ async fn until_told_to_stop(running: &Running, options: &Run) {
         tokio::select! {
             _ = term.recv() => return,
             _ = int.recv() => return,
-            _ = hup.recv() => reload(running, options).await,
+            _ = hup.recv() => {
+                reload(running, options).await;
+                tls::refresh(certificates, true).await;
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! `file` is what was written, `resolve` makes this out of it and reports every problem as data.
 //! Nothing here is an `Option` that means "not decided yet".
 
+mod certificate;
 pub(crate) mod file;
 pub(crate) mod kind;
 pub(crate) mod pattern;
@@ -21,8 +22,9 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
+pub(crate) use certificate::{Certificate, CertificateFiles};
 pub(crate) use file::{
-    Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, Zone,
+    Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, TlsVersion, Zone,
 };
 use kind::{Kind, Loading, Warming};
 use pattern::Pattern;
@@ -48,7 +50,17 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<ListenerTls>,
+    /// HTTP/2 is spoken without TLS to clients that begin with it.
+    pub(crate) h2c: bool,
     pub(crate) cors: Option<Cors>,
+}
+
+/// TLS on a listener. The certificate itself is no part of it: that may change at any time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenerTls {
+    pub(crate) files: CertificateFiles,
+    pub(crate) min_version: TlsVersion,
 }
 
 /// Origins whose pages may call.
@@ -349,7 +361,6 @@ fn later(key: &str) -> Option<&'static str> {
         "connections_per_ip",
         "limits",
         "min_rate",
-        "h2c",
         "keys",
         "memory",
         "mirror",

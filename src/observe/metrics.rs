@@ -55,6 +55,9 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGaugeVec,
     pub(crate) connections_total: IntCounterVec,
     pub(crate) connections_rejected: IntCounterVec,
+    tls_expiry: IntGaugeVec,
+    tls_handshake: HistogramVec,
+    tls_failures: IntCounterVec,
     pub(crate) in_flight: IntGauge,
     requests: IntCounterVec,
     duration: HistogramVec,
@@ -170,6 +173,17 @@ pub(crate) struct ServerMetrics {
     in_flight: IntGauge,
 }
 
+/// The handles of one listener's TLS.
+pub(crate) struct TlsMetrics {
+    /// Seconds since 1970.
+    pub(crate) expiry: IntGauge,
+    pub(crate) handshake: Histogram,
+    /// Handshakes that were cut because they took too long.
+    pub(crate) timeout: IntCounter,
+    /// In the order of [`TlsMetrics::REASONS`].
+    failures: Vec<IntCounter>,
+}
+
 /// The handles of one pool.
 pub(crate) struct PoolMetrics {
     pub(crate) servers: Vec<ServerMetrics>,
@@ -245,6 +259,9 @@ impl Metrics {
             connections: make.gauge("connections", "Client connections open now.", &["listener"]),
             connections_total: make.counter("connections_total", "Client connections accepted.", &["listener"]),
             connections_rejected: make.counter("connections_rejected_total", "Client connections closed at once or before a request, by reason.", &["listener", "reason"]),
+            tls_expiry: make.gauge("tls_certificate_expiry_timestamp_seconds", "When the certificate in service expires.", &["listener"]),
+            tls_handshake: make.histogram("tls_handshake_seconds", "Duration of TLS handshakes with clients.", &["listener"], FIRST),
+            tls_failures: make.counter("tls_handshake_failures_total", "TLS handshakes with clients that failed, by reason.", &["listener", "reason"]),
             in_flight: make.register(IntGauge::new("trunkline_requests_in_flight", "Requests being served now.")),
             requests: make.counter("requests_total", "Requests by route, by the pool that answered (`local`: none) and by status (0: none was sent).", &["route", "pool", "code"]),
             duration: make.histogram("request_duration_seconds", "From the request head to the last byte of the answer.", &["route", "pool"], DURATION),
@@ -314,6 +331,17 @@ impl Metrics {
     pub(crate) fn not_configured(&self) {
         self.reloads.with_label_values(&["failure"]).inc();
         self.reload_successful.set(0);
+    }
+
+    /// The handles for TLS on a listener.
+    pub(crate) fn tls(&self, listener: &str) -> TlsMetrics {
+        let failed = |reason: &&str| self.tls_failures.with_label_values(&[listener, reason]);
+        TlsMetrics {
+            expiry: self.tls_expiry.with_label_values(&[listener]),
+            handshake: self.tls_handshake.with_label_values(&[listener]),
+            timeout: failed(&"timeout"),
+            failures: TlsMetrics::REASONS.iter().map(failed).collect(),
+        }
     }
 
     pub(crate) fn route(&self, config: &Config, route: &Route) -> RouteMetrics {
@@ -623,6 +651,28 @@ impl ServerMetrics {
             .position(|l| *l == label)
             .expect("LABELS has every label");
         self.attempts[n].inc();
+    }
+}
+
+impl TlsMetrics {
+    /// Why a handshake may fail: the client speaks something else, or no version or cipher of
+    /// ours; does not like the certificate; leaves; takes too long.
+    pub(crate) const REASONS: &'static [&'static str] = &[
+        "not_tls",
+        "incompatible",
+        "refused_by_client",
+        "closed",
+        "timeout",
+        "other",
+    ];
+
+    /// Counts a failed handshake by one of [`TlsMetrics::REASONS`].
+    pub(crate) fn failed(&self, reason: &str) {
+        let n = Self::REASONS
+            .iter()
+            .position(|r| *r == reason)
+            .expect("REASONS has every reason");
+        self.failures[n].inc();
     }
 }
 

@@ -70,6 +70,8 @@ pub(crate) struct Record {
     /// Without the query, which may hold keys.
     pub(crate) path: String,
     pub(crate) protocol: &'static str,
+    /// `None` without TLS.
+    pub(crate) tls: Option<&'static str>,
     pub(crate) user_agent: Option<String>,
     pub(crate) operation: Option<&'static str>,
     /// As the client asked for it.

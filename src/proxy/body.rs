@@ -39,6 +39,8 @@ pub(super) struct Upload {
     /// Largest allowed length in bytes.
     limit: u64,
     expects_continue: bool,
+    /// How long a client may take to send the next bytes; `None` where the session looks to it.
+    timeout: Option<Duration>,
     received: u64,
     complete: bool,
     /// The beginning, piece by piece, each with its offset.
@@ -61,7 +63,7 @@ struct Spool {
 }
 
 impl Upload {
-    pub(super) fn new(session: &mut Session) -> Self {
+    pub(super) fn new(session: &mut Session, timeout: Option<Duration>) -> Self {
         let complete = session.is_body_empty();
         let headers = &session.req_header().headers;
         let declared = headers
@@ -76,6 +78,7 @@ impl Upload {
             },
             limit: u64::MAX,
             expects_continue: headers.contains_key(header::EXPECT),
+            timeout: timeout.filter(|_| session.is_http2()),
             received: 0,
             complete,
             pieces: Vec::new(),
@@ -147,11 +150,7 @@ impl Upload {
             // Pingora takes the interim answer for an early one and would close the connection
             session.set_keepalive(Some(super::KEEPALIVE_SECS));
         }
-        let piece = session
-            .read_request_body()
-            .await
-            .map_err(|error| not_received(&error))?;
-        let Some(piece) = piece else {
+        let Some(piece) = self.read(session).await? else {
             self.complete = true;
             return Ok(None);
         };
@@ -190,6 +189,25 @@ impl Upload {
             meter.feed(&piece);
         }
         meter.duration()
+    }
+
+    /// The next bytes from the client. HTTP/2 may end a body with a piece that is empty, which
+    /// must not go on: as a chunk it would end the body a second time (pingora issue 935).
+    async fn read(&self, session: &mut Session) -> Result<Option<Bytes>, Stop> {
+        loop {
+            let reading = session.read_request_body();
+            // Pingora bounds only those of HTTP/1
+            let read = match self.timeout {
+                Some(limit) => pingora_timeout::timeout(limit, reading)
+                    .await
+                    .map_err(|_| Stop::from(reply::request_timeout()))?,
+                None => reading.await,
+            };
+            match read.map_err(|error| not_received(&error))? {
+                Some(piece) if piece.is_empty() => {}
+                piece => return Ok(piece),
+            }
+        }
     }
 
     async fn keep(&mut self, piece: Bytes) -> io::Result<()> {

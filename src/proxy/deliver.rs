@@ -230,7 +230,6 @@ async fn broken(
         let sent = session.write_response_body(frame, true).await;
         return sent.map_err(|_: Box<Error>| Stop::Cut);
     }
-    session.shutdown().await;
     Err(Stop::Cut)
 }
 

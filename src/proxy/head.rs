@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession as Session;
 
 use crate::config::Cors;
 use crate::reply::{self, Reply};
@@ -17,6 +18,14 @@ pub(super) fn asked<'a>(head: &'a RequestHeader, path: &'a str) -> Head<'a> {
         host: host(head),
         headers: &head.headers,
     }
+}
+
+/// Whether the connection is there for another request behind this one. HTTP/1.0 waits for its
+/// end unless it says otherwise; what HTTP/1.1 says, Pingora respects.
+pub(super) fn keeps_alive(head: &RequestHeader) -> bool {
+    let asked = head.headers.get(header::CONNECTION);
+    let asked = asked.map_or(&b""[..], HeaderValue::as_bytes);
+    head.version != Version::HTTP_10 || asked.eq_ignore_ascii_case(b"keep-alive")
 }
 
 /// Whether a browser asks.
@@ -59,9 +68,13 @@ pub(super) fn cors_headers(origin: Option<HeaderValue>) -> Vec<(HeaderName, Head
     headers
 }
 
-/// The host a request asks for, without port.
+/// The host a request asks for, without port: HTTP/2 has it in `:authority`, and where both are
+/// they are the same.
 pub(super) fn host(head: &RequestHeader) -> Option<&str> {
-    let host = head.headers.get(header::HOST)?.to_str().ok()?;
+    let host = match head.headers.get(header::HOST) {
+        Some(host) => host.to_str().ok()?,
+        None => head.uri.authority()?.as_str(),
+    };
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => Some(name),
         _ => Some(host),
@@ -137,6 +150,15 @@ pub(super) fn raw_path(head: &RequestHeader) -> &str {
         _ => raw,
     };
     raw.split('?').next().unwrap_or(raw)
+}
+
+/// The version of TLS the client came with, as it is logged.
+pub(super) fn tls_version(session: &Session) -> Option<&'static str> {
+    match session.digest()?.ssl_digest.as_ref()?.version.as_ref() {
+        "TLSv1_2" => Some("TLSv1.2"),
+        "TLSv1_3" => Some("TLSv1.3"),
+        _ => Some("TLS"),
+    }
 }
 
 /// The version, as it is logged.

@@ -17,6 +17,7 @@ use prometheus::{IntCounter, IntGauge};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
+use super::tls::Tls;
 use crate::observe::metrics::Metrics;
 
 /// How long to wait when the system has no descriptors left, instead of asking without end.
@@ -92,6 +93,7 @@ pub(crate) struct Listener {
     socket: TcpListener,
     /// The address it really has.
     pub(crate) address: SocketAddr,
+    tls: Option<Arc<Tls>>,
     open: IntGauge,
     accepted: IntCounter,
     refused: IntCounter,
@@ -126,7 +128,13 @@ impl Listener {
             late: rejected("header_timeout"),
             socket,
             address,
+            tls: None,
         })
+    }
+
+    /// The same with TLS.
+    pub(crate) fn with_tls(self, tls: Option<Arc<Tls>>) -> Self {
+        Listener { tls, ..self }
     }
 
     /// Accepts connections for `app` until `stop` says so; then none is accepted any more, idle
@@ -164,8 +172,9 @@ impl Listener {
             self.open.inc();
             let pass = Pass(gate.clone(), self.open.clone());
             let (app, late, stop) = (app.clone(), self.late.clone(), stop.clone());
+            let tls = self.tls.clone();
             tokio::spawn(async move {
-                if !connection(app, socket, &pass.0, stop).await {
+                if !connection(app, socket, tls, &pass.0, stop).await {
                     late.inc();
                 }
             });
@@ -175,10 +184,12 @@ impl Listener {
     }
 }
 
-/// Serves one connection; says `false` if it was cut for want of a request head.
+/// Serves one connection; says `false` if it was cut for want of a request head, of which the TLS
+/// handshake is a part.
 async fn connection<A>(
     app: Arc<A>,
     socket: tokio::net::TcpStream,
+    tls: Option<Arc<Tls>>,
     gate: &Gate,
     stop: watch::Receiver<bool>,
 ) -> bool
@@ -197,7 +208,10 @@ where
         served: AtomicUsize::new(0),
     });
     let serving = async {
-        let mut stream: Option<Stream> = Some(Box::new(stream));
+        let mut stream: Option<Stream> = match &tls {
+            Some(tls) => tls.accept(stream).await,
+            None => Some(Box::new(stream)),
+        };
         while let Some(open) = stream {
             stream = app.process_new(open, &stop).await;
         }

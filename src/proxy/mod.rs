@@ -12,6 +12,7 @@ mod deliver;
 mod exchange;
 mod head;
 mod hedge;
+pub(crate) mod http2;
 mod leg;
 mod line;
 pub(crate) mod listen;
@@ -21,6 +22,7 @@ mod preload;
 mod relay;
 mod request;
 mod side;
+pub(crate) mod tls;
 mod tunnel;
 
 use std::sync::Arc;
@@ -183,6 +185,7 @@ impl Proxy {
             .map(|addr| addr.ip());
         record.method = head.method.as_str().to_owned();
         record.protocol = head::protocol(head.version);
+        record.tls = head::tls_version(session);
         record.user_agent = text(header::USER_AGENT).map(str::to_owned);
         let given =
             text(HeaderName::from_static("x-request-id")).filter(|id| unit::is_request_id(id));
@@ -440,12 +443,13 @@ impl Proxy {
     async fn serve(&self, session: &mut Session, stopping: bool) -> (Exchange, Result<(), Stop>) {
         let mut x = Exchange::new(self.edge.snapshot(), &self.edge.metrics.in_flight);
         let limits = &x.snapshot.gateway.config.limits;
-        session.set_keepalive((!stopping).then_some(KEEPALIVE_SECS));
+        let goes_on = !stopping && head::keeps_alive(session.req_header());
+        session.set_keepalive(goes_on.then_some(KEEPALIVE_SECS));
         session.set_read_timeout(limits.body_timeout);
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         // the watch for a client that leaves must not trip over its next request
         session.set_pipelining_enabled(true);
-        let mut upload = Upload::new(session);
+        let mut upload = Upload::new(session, limits.body_timeout);
         let served = self.receive(session, &mut x, &mut upload).await;
         x.record.bytes_in = upload.received();
         let served = match served {
@@ -475,7 +479,11 @@ impl Proxy {
         served: Result<(), Stop>,
     ) -> Option<ReusedHttpStream> {
         if served.is_err() {
-            session.shutdown().await;
+            // of HTTP/2 only the stream ends: dropped, it is reset behind its head, while a
+            // shutdown would throw even that away if it is still queued
+            if !session.is_http2() {
+                session.shutdown().await;
+            }
             return None;
         }
         let settings = HttpPersistentSettings::for_session(&session);

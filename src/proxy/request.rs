@@ -37,6 +37,7 @@ impl Writing<'_> {
             via: &self.edge.via,
             client: x.record.client,
             host: super::head::host(client),
+            secure: x.record.tls.is_some(),
         };
         let sent = headers::to_server(&client.headers, pool, server, &hop);
         let method = client.method.clone();

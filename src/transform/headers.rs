@@ -63,6 +63,8 @@ pub(crate) struct Hop<'a> {
     pub(crate) client: Option<std::net::IpAddr>,
     /// The `Host` the client asked for.
     pub(crate) host: Option<&'a str>,
+    /// The client came with TLS.
+    pub(crate) secure: bool,
 }
 
 /// The headers that `server` of `pool` gets, but for host and framing.
@@ -114,7 +116,8 @@ pub(crate) fn to_server(
         if let Some(host) = hop.host {
             own(HeaderName::from_static("x-forwarded-host"), host);
         }
-        own(HeaderName::from_static("x-forwarded-proto"), "http");
+        let scheme = if hop.secure { "https" } else { "http" };
+        own(HeaderName::from_static("x-forwarded-proto"), scheme);
     }
     if let Some(key) = &server.key
         && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
@@ -215,6 +218,7 @@ mod tests {
             via: "1.1 trunkline-x",
             client: Some([10, 0, 0, 9].into()),
             host: Some("edge"),
+            secure: true,
         };
         to_server(client, pool, &pool.servers[0], &hop)
             .iter()

@@ -436,3 +436,17 @@ fn a_kept_connection_to_the_admin_listener_may_wait_for_its_next_scrape() {
     }
     assert_eq!(Request::get("/healthz").send_on(&mut stream).status, 200);
 }
+
+/// Its connection stayed open for a minute, and who reads to the end waited as long.
+#[test]
+fn a_connection_of_http_1_0_ends_behind_the_answer_unless_it_is_to_stay() {
+    let gateway = one(&Server::named("a"), "", "", "");
+    let mut stream = connect(gateway.address);
+    let keep = b"GET /health HTTP/1.0\r\nconnection: keep-alive\r\n\r\n";
+    stream.write_all(keep).unwrap();
+    assert_eq!(read_answer(&mut stream, false, Instant::now()).status, 200);
+    stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").unwrap();
+    let started = Instant::now();
+    std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap();
+    assert!(started.elapsed() < Duration::from_secs(5));
+}

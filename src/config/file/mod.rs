@@ -44,8 +44,37 @@ pub(crate) struct File {
 pub(crate) struct Listener {
     /// Required. `IP:PORT`.
     pub(crate) address: String,
+    /// Clients connect with TLS, and speak HTTP/2 or HTTP/1.1 as they like.
+    pub(crate) tls: Option<ListenerTls>,
+    /// Without TLS: HTTP/2 is spoken to clients that begin with it. Default `false`.
+    #[serde(default)]
+    pub(crate) h2c: bool,
     /// Browsers of these origins may call.
     pub(crate) cors: Option<Cors>,
+}
+
+/// How a listener proves who it is. The files are read again when they change.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListenerTls {
+    /// Required. PEM file of the certificate, with the chain behind it.
+    pub(crate) cert: String,
+    /// Required. PEM file of its private key.
+    pub(crate) key: String,
+    /// Oldest version of TLS that is spoken. Default `1.2`.
+    pub(crate) min_version: Option<TlsVersion>,
+}
+
+/// A version of TLS.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema,
+)]
+pub(crate) enum TlsVersion {
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    #[serde(rename = "1.3")]
+    V1_3,
 }
 
 /// Which web pages may call from a browser.

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
+use super::super::certificate::{CertificateFiles, Fault};
 use super::super::file::{self, File};
 use super::super::tree::at;
-use super::super::{Cors, Listener};
+use super::super::{Cors, Listener, ListenerTls};
 use super::Resolver;
 
 impl Resolver<'_> {
@@ -14,24 +15,30 @@ impl Resolver<'_> {
         for (n, address) in file.listen.0.iter().enumerate() {
             let parsed = parse_address(address);
             if let Some(address) = self.check(at!["listen", n], parsed) {
-                listeners.push(Listener {
-                    address,
-                    cors: None,
-                });
+                listeners.push(Listener::plain(address));
             }
         }
         for (n, listener) in file.listeners.iter().enumerate() {
             let parsed = parse_address(&listener.address);
             let cors = listener.cors.as_ref().map(|cors| self.cors(n, cors));
+            let tls = listener.tls.as_ref().map(|tls| self.listener_tls(n, tls));
+            if tls.is_some() && listener.h2c {
+                self.error(
+                    at!["listeners", n, "h2c"],
+                    "`h2c` is HTTP/2 without TLS; with `tls` clients choose HTTP/2 anyway, so remove it",
+                );
+            }
             if let Some(address) = self.check(at!["listeners", n, "address"], parsed) {
-                listeners.push(Listener { address, cors });
+                listeners.push(Listener {
+                    address,
+                    tls,
+                    h2c: listener.h2c,
+                    cors,
+                });
             }
         }
         if file.listen.0.is_empty() && file.listeners.is_empty() {
-            listeners.push(Listener {
-                address: SocketAddr::from(([127, 0, 0, 1], 2020)),
-                cors: None,
-            });
+            listeners.push(Listener::plain(SocketAddr::from(([127, 0, 0, 1], 2020))));
         }
         let mut seen = HashSet::new();
         for listener in &listeners {
@@ -43,6 +50,34 @@ impl Resolver<'_> {
             }
         }
         listeners
+    }
+
+    /// Reads the certificate, so that a bad one is known before anything listens; the listener
+    /// reads it again when it starts, and whenever the files change.
+    fn listener_tls(&mut self, n: usize, tls: &file::ListenerTls) -> ListenerTls {
+        let files = CertificateFiles {
+            cert: self.folder.join(&tls.cert),
+            key: self.folder.join(&tls.key),
+        };
+        match files.read().certificate() {
+            Ok(certificate) => {
+                if let Some(warning) = certificate.out_of_date() {
+                    self.warn(at!["listeners", n, "tls", "cert"], warning);
+                }
+            }
+            Err(faults) => {
+                for fault in faults {
+                    match fault {
+                        Fault::Cert(why) => self.error(at!["listeners", n, "tls", "cert"], why),
+                        Fault::Key(why) => self.error(at!["listeners", n, "tls", "key"], why),
+                    }
+                }
+            }
+        }
+        ListenerTls {
+            files,
+            min_version: tls.min_version.unwrap_or_default(),
+        }
     }
 
     fn cors(&mut self, n: usize, cors: &file::Cors) -> Cors {
@@ -82,6 +117,18 @@ impl Resolver<'_> {
             self.warn(at!["admin"], format!("`{address}` can be reached from other machines, and the admin endpoints ask for no key"));
         }
         Some(address)
+    }
+}
+
+impl Listener {
+    /// What `listen` stands for.
+    fn plain(address: SocketAddr) -> Self {
+        Listener {
+            address,
+            tls: None,
+            h2c: false,
+            cors: None,
+        }
     }
 }
 

@@ -11,6 +11,11 @@ use super::{Answer, Request, eventually};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_trunkline");
 
+/// One pool of one server, for everything.
+pub fn routed_to(server: SocketAddr) -> String {
+    format!("pools: {{ a: {{ servers: [\"http://{server}\"] }} }}\nroutes: [{{ pool: a }}]\n")
+}
+
 /// A running Trunkline. It is stopped when dropped.
 pub struct Gateway {
     child: Child,
@@ -29,7 +34,12 @@ impl Gateway {
 
     #[track_caller]
     pub fn start_with(yaml: &str, env: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), yaml, env)
+    }
+
+    /// With the configuration in a folder that holds what it names.
+    #[track_caller]
+    pub fn start_in(folder: tempfile::TempDir, yaml: &str, env: &[(&str, &str)]) -> Self {
         let config = folder.path().join("trunkline.yaml");
         let mut text = String::new();
         if !yaml.contains("listen:") && !yaml.contains("listeners:") {
@@ -80,7 +90,8 @@ impl Gateway {
             if let Ok(Some(status)) = child.try_wait() {
                 panic!("it ended with {status}:\n{all}\n{about}");
             }
-            address = found(&all, "listening on http://");
+            address = found(&all, "listening on http://")
+                .or_else(|| found(&all, "listening on https://"));
             admin = found(&all, "admin endpoints on http://");
             address.is_some() && (admin.is_some() || about.contains("admin: off"))
         });

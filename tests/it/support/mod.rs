@@ -5,11 +5,13 @@
 
 pub mod client;
 pub mod gateway;
+pub mod http2;
 pub mod server;
 pub mod tls;
 
 pub use client::{Answer, Request, form};
 pub use gateway::Gateway;
+pub use http2::Http2;
 pub use server::{Seen, Server};
 
 use std::time::{Duration, Instant};

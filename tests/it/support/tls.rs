@@ -1,11 +1,76 @@
-//! A TLS server with a certificate of its own making.
+//! A TLS server with a certificate of its own making, certificates for others, and a client.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+
+/// A certificate for `localhost` and 127.0.0.1 with its key; it is its own authority.
+pub struct Pair {
+    pub cert: String,
+    pub key: String,
+    pub der: CertificateDer<'static>,
+}
+
+impl Pair {
+    pub fn new() -> Self {
+        Self::until(4000)
+    }
+
+    /// One that expired at the end of this year, or will.
+    pub fn until(year: i32) -> Self {
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut wanted = rcgen::CertificateParams::new(names).unwrap();
+        wanted.not_after = rcgen::date_time_ymd(year, 12, 31);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = wanted.self_signed(&key).unwrap();
+        Pair {
+            cert: cert.pem(),
+            key: key.serialize_pem(),
+            der: cert.der().clone(),
+        }
+    }
+
+    /// Writes `cert.pem` and `key.pem`.
+    pub fn write(&self, folder: &Path) {
+        std::fs::write(folder.join("cert.pem"), &self.cert).unwrap();
+        std::fs::write(folder.join("key.pem"), &self.key).unwrap();
+    }
+
+    /// What a client has that trusts only this certificate.
+    pub fn client(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        protocols: &[&str],
+    ) -> Arc<rustls::ClientConfig> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.der.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+}
+
+/// A blocking TLS connection, its handshake done.
+pub type Secure = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+pub fn connect(to: SocketAddr, config: Arc<rustls::ClientConfig>) -> std::io::Result<Secure> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut connection = rustls::ClientConnection::new(config, name).unwrap();
+    let mut stream = super::client::connect(to);
+    while connection.is_handshaking() {
+        connection.complete_io(&mut stream)?;
+    }
+    Ok(rustls::StreamOwned::new(connection, stream))
+}
 
 /// A server that answers one request per connection with `served_by: tls`.
 pub struct TlsServer {

@@ -1,0 +1,159 @@
+//! HTTP/2 connections of clients: told from HTTP/1, bounded, closed when nobody uses them.
+//!
+//! The loop around a connection is ours and not Pingora's: that one waits without end for a
+//! client's preface, and drops an idle connection without a word, so that a request which is
+//! just on its way is lost. Each stream is served by the same code as an HTTP/1 request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::{HeaderValue, header};
+use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession as Session;
+use pingora::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSession};
+use pingora::protocols::{ALPN, Digest, Stream};
+use pingora::server::ShutdownWatch;
+use tokio::task::JoinSet;
+
+use super::{Proxy, listen};
+
+/// Requests at once on one connection.
+const STREAMS: u32 = 256;
+/// Bytes of all headers of a request.
+const HEADERS: u32 = 64 * 1024;
+/// Bytes of a request body that may be under way unread: of one request, and of a connection.
+/// The default, 64 KiB, is 1 MB/s to a client 60 ms away. The connection's is what it may cost us,
+/// and as many uploads that nobody reads may stand still before they hold up the others.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// How long a connection may be without requests.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long a client may take to close one that it was asked to close.
+const CLOSING: Duration = Duration::from_secs(5);
+/// Broken requests that end a connection.
+const BROKEN: usize = 32;
+
+/// What a connection begins with if it is HTTP/2. No method of HTTP/1 is called `PRI`, and its
+/// shortest request is longer than this, so nobody is kept waiting.
+const SIGN: &[u8; 4] = b"PRI ";
+
+/// A client listener: HTTP/1, and HTTP/2 where it was negotiated or is allowed without.
+pub(crate) struct Front {
+    pub(crate) proxy: Arc<Proxy>,
+    /// HTTP/2 is spoken without TLS to clients that begin with it.
+    pub(crate) h2c: bool,
+}
+
+#[async_trait]
+impl ServerApp for Front {
+    async fn process_new(
+        self: &Arc<Self>,
+        mut stream: Stream,
+        stop: &ShutdownWatch,
+    ) -> Option<Stream> {
+        let http2 = match stream.get_ssl_digest() {
+            Some(_) => matches!(stream.selected_alpn_proto(), Some(ALPN::H2)),
+            None => self.h2c && starts_http2(&mut stream, stop.clone()).await?,
+        };
+        if http2 {
+            serve(&self.proxy, stream, stop.clone()).await;
+            return None;
+        }
+        self.proxy.process_new(stream, stop).await
+    }
+}
+
+/// Looks at the first bytes and leaves them where they are. `None` if none came.
+async fn starts_http2(stream: &mut Stream, mut stop: ShutdownWatch) -> Option<bool> {
+    let mut first = [0; SIGN.len()];
+    tokio::select! {
+        peeked = stream.try_peek(&mut first) => peeked.ok().map(|_| first == *SIGN),
+        _ = stop.wait_for(|stop| *stop) => None,
+    }
+}
+
+fn options() -> H2Options {
+    let mut options = server::default_h2_options();
+    options
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADERS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    options
+}
+
+/// Serves a connection until it is closed. The first request must come in the time that a request
+/// head may take, for which `listen` looks; after that it may be idle for [`IDLE`].
+async fn serve(proxy: &Arc<Proxy>, stream: Stream, mut stop: ShutdownWatch) {
+    let digest = Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: stream.get_socket_digest(),
+    });
+    // it is asked for once and kept: a stream may outlive the connection, and by then its
+    // descriptor may be that of another client
+    let _ = digest
+        .socket_digest
+        .as_ref()
+        .map(|socket| socket.peer_addr());
+    let mut connection = match server::handshake(stream, Some(options())).await {
+        Ok(connection) => connection,
+        Err(error) => return log::debug!("{}: {error}", proxy.listener),
+    };
+    let shutdown = stop.clone();
+    let mut streams = JoinSet::new();
+    let mut broken = 0;
+    let mut closing = false;
+    loop {
+        tokio::select! {
+            accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => match accepted {
+                Ok(Some(H2Accept::Session(mut session))) => {
+                    listen::busy();
+                    join_cookies(session.req_header_mut());
+                    let (proxy, stop) = (proxy.clone(), shutdown.clone());
+                    streams.spawn(async move {
+                        proxy.process_new_http(Session::new_http2(session), &stop).await;
+                    });
+                }
+                Ok(Some(H2Accept::Rejected)) if broken < BROKEN => broken += 1,
+                Ok(_) => break,
+                Err(error) => {
+                    log::debug!("{}: {error}", proxy.listener);
+                    break;
+                }
+            },
+            _ = streams.join_next(), if !streams.is_empty() => {}
+            _ = stop.wait_for(|stop| *stop), if !closing => {
+                connection.graceful_shutdown();
+                closing = true;
+            }
+            () = tokio::time::sleep(if closing { CLOSING } else { IDLE }), if streams.is_empty() => {
+                if closing {
+                    break;
+                }
+                connection.graceful_shutdown();
+                closing = true;
+            }
+        }
+    }
+    // they see by themselves that the client is gone, and write their lines
+    streams.detach_all();
+}
+
+/// HTTP/2 may split a cookie over several fields, HTTP/1 may not (RFC 9113, section 8.2.3).
+fn join_cookies(head: &mut RequestHeader) {
+    let cookies: Vec<&[u8]> = head
+        .headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        let _ = head.insert_header(header::COOKIE, joined);
+    }
+}
