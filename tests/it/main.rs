@@ -22,3 +22,6 @@ mod samples;
 mod sdk;
 mod streaming;
 mod support;
+mod upstream_http2;
+mod voices;
+mod websockets;

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod gateway;
 pub mod http2;
+pub mod http2_server;
 pub mod server;
 pub mod tls;
 
