@@ -1,6 +1,7 @@
 # make run    builds and serves: with ./trunkline.yaml if there is one, else what is on this machine
 # make test   runs every test, with all the set-up it needs
 # make check  format, lints and tests: what CI runs
+# make failover  a minute of failures under load, with a table
 # make bench  the benchmark beside HAProxy and nginx (installs both with apt)
 # make dist   the binary for packages and benchmarks: fat LTO, slow to build
 
@@ -27,7 +28,7 @@ define need_pip
 } || { echo "apt could not: install python3-pip yourself (or cmake, for make run)"; exit 1; }
 endef
 
-.PHONY: run build test check fmt lint unit sdk-setup bench dist schema clean
+.PHONY: run build test failover check fmt lint unit sdk-setup bench dist schema clean
 
 run: build
 	@exec $(TARGET)/release/trunkline $(ARGS)
@@ -64,6 +65,10 @@ sdk-setup: $(SDK)/python/.done $(SDK)/node/.done
 
 test: $(CMAKE_SETUP) sdk-setup
 	TRUNKLINE_SDK=$(SDK) cargo test --locked
+
+# a minute of 200 requests in flight while one box is killed and one falls silent
+failover: $(CMAKE_SETUP)
+	TRUNKLINE_FAILOVER_SECONDS=60 cargo test --release --locked --test it failover:: -- --nocapture
 
 fmt:
 	cargo fmt --check

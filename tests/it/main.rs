@@ -10,6 +10,7 @@ mod cli;
 mod credentials;
 mod embedded;
 mod endpoints;
+mod failover;
 mod fallback;
 mod http2;
 mod layers;
