@@ -9,18 +9,25 @@
 //! | understand | `inspect` | model, voice and other fields, if some route asks for them | body can't be read |
 //! | route | `route` | the first written route that matches | none does |
 //! | plan | `plan`, `pool` | which server is next: pools in order, servers in turn, backups last | nobody available |
+//! | wait | `proxy::line` | for a slot of a busy server, or for a model that is being loaded | line full or too slow |
 //! | peer | `proxy::peer` | the server becomes an address with TLS and limits | |
-//! | transform | `transform` | path, headers, key, fields of the body | |
-//! | relay | `proxy::relay`, `leg`, `deliver` | ask, judge, ask the next, pass on | plan exhausted |
+//! | transform | `transform`, `proxy::request` | path, headers, key, fields of the body, voices | |
+//! | relay | `proxy::relay`, `leg`, `hedge` | ask, perhaps two at once, judge, ask the next | plan exhausted |
+//! | account | `proxy::account`, `pool::eject` | what the outcome says about the server | |
+//! | deliver | `proxy::deliver`, `tunnel` | pass the answer on, or a WebSocket's bytes both ways | the server breaks off |
 //! | observe | `observe` | one record, to the access log and the metrics, once | |
+//!
+//! The plan never waits: it says "all slots are taken" or "it still loads", and the relay waits and
+//! asks again. A slot is a `pool::Lease` that goes wherever its request goes and is free when it is
+//! dropped, so no way for a request to end can forget it.
 //!
 //! `gateway` is all of this built from one configuration; a request keeps the one it began with.
 //! `reply` makes every answer that no server made. `service` runs beside the requests: probes,
 //! admin endpoints, stand-ins. `command` is what can be typed.
 //!
 //! Imports point down the rows of `tests/it/layers.rs`. Pingora, tokio and the clock start at
-//! `proxy` and `service`; below, only `pool` knows one Pingora crate. Everything is private, so
-//! that code nobody calls is reported.
+//! `proxy` and `service`; below, only `pool` knows one Pingora crate and a channel of tokio's.
+//! Everything is private, so that code nobody calls is reported.
 
 #![forbid(unsafe_code)]
 

@@ -183,7 +183,7 @@ fn every_sample_is_good_and_fits_the_schema() {
         assert!(errors.is_empty(), "{}: {errors:#?}", path.display());
         count += 1;
     }
-    assert_eq!(count, 10);
+    assert_eq!(count, 11);
 }
 
 #[test]
@@ -298,6 +298,31 @@ fn by_voice() {
             "tts-1",
         ],
         "becomes \"kokoro-v0.87\"",
+    );
+}
+
+#[test]
+fn voice_at_home() {
+    let sample = Sample::start("voice-at-home.yaml");
+    let gpu = ["gpu-a:8880", "gpu-b:8880"];
+    assert!(gpu.contains(&sample.served(&speech("tts-1", "nova")).as_str()));
+    let private = || transcription().header("x-tag", "private");
+    assert!(sample.served(&private()).ends_with(":2022"));
+    gpu.iter().for_each(|host| sample.server(host).kill());
+    let answer = sample.gateway.send(&speech("tts-1", "af_sky"));
+    assert_eq!(answer.header("x-backend"), Some("openai/127.0.0.1"));
+    assert_eq!(answer.header("x-voice"), Some("nova; requested=af_sky"));
+    for host in ["gpu-a:2022", "gpu-b:2022"] {
+        sample.server(host).kill();
+    }
+    assert_eq!(sample.served(&transcription()), OPENAI);
+    let asked = sample.server(OPENAI).count();
+    assert!(sample.gateway.send(&private()).status >= 500);
+    assert_eq!(sample.server(OPENAI).count(), asked, "it stays at home");
+    explained(
+        "voice-at-home.yaml",
+        &["POST", "/v1/audio/speech", "--voice", "verse"],
+        "becomes \"am_puck\"",
     );
 }
 
