@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderMap;
 
 use crate::config::Auth;
-use crate::config::kind::Loading;
+use crate::config::kind::{Loading, Warming};
 use crate::gateway::Gateway;
 use crate::inspect::answer::{retry_after, says_loading, says_no_quota};
 use crate::plan::{Outcome, Phase};
@@ -86,7 +86,11 @@ fn leave_alone(
     let own_account = pool.server(member).auth != Auth::Passthrough;
     match outcome {
         Outcome::Loading => pool.warm(member, asked.unwrap_or(LOADING), now),
-        Outcome::ConnectFailed if pool.config.loading() == Loading::Refuses => {
+        // to be waited for; where nobody waits it may as well be asked again
+        Outcome::ConnectFailed
+            if pool.config.loading() == Loading::Refuses
+                && pool.config.warming == Warming::Wait =>
+        {
             pool.warm(member, LOADING, now);
         }
         Outcome::NoQuota if own_account => pool.rest(member, NO_QUOTA, now),

@@ -16,7 +16,7 @@ use pingora::protocols::http::client::HttpSession;
 use pingora::{Error, ErrorType, OkOrErr, OrErr, Result};
 use prometheus::{Histogram, IntCounter};
 
-use crate::config::kind::Loading;
+use crate::config::kind::{Loading, Warming};
 use crate::config::{self, Health};
 use crate::gateway::Gateway;
 use crate::observe::metrics::Metrics;
@@ -45,7 +45,11 @@ impl Watcher {
             port: server.url.port,
         };
         let signs = Arc::new(Signs::default());
-        let loading = pool.loading();
+        // a refusal may be the end of the box as well; only who waits for it gives it the benefit
+        let loading = match (pool.loading(), pool.warming) {
+            (Loading::Refuses, Warming::Skip) => Loading::Silent,
+            (loading, _) => loading,
+        };
         let check = match &pool.health {
             Health::Off => None,
             Health::On {
