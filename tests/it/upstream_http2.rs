@@ -37,7 +37,10 @@ fn a_request_arrives_whole_and_in_the_form_of_http2() {
             got.uri,
             format!("http://{}/v1/chat/completions?a=b", server.address)
         );
-        assert_eq!(got.body, body.as_bytes());
+        assert_eq!(
+            (got.method.as_str(), got.body.as_slice()),
+            ("POST", body.as_bytes())
+        );
         let header = |name: &str| {
             got.headers
                 .iter()
