@@ -1,0 +1,237 @@
+//! The first steps of a request, before any server is thought of: who asks, for what, and which
+//! route takes it.
+
+use std::time::Instant;
+
+use http::{HeaderName, Method, Version, header};
+use pingora::protocols::http::ServerSession as Session;
+
+use super::body::Upload;
+use super::exchange::{Exchange, Stop};
+use super::{Proxy, head};
+use crate::inspect::endpoint::{self, Operation};
+use crate::inspect::{self, Body, Scanner, path};
+use crate::reply;
+use crate::route::{Known, Lookup};
+use crate::transform;
+use crate::unit;
+
+impl Proxy {
+    /// Who asks, for what, and may it go on: all from the head alone.
+    pub(super) fn admit(&self, session: &Session, x: &mut Exchange) -> Result<(), Stop> {
+        let head = session.req_header();
+        let text = |name: HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let record = &mut x.record;
+        record.listener.clone_from(&self.listener);
+        record.client = session
+            .client_addr()
+            .and_then(|addr| addr.as_inet())
+            .map(|addr| addr.ip());
+        record.method = head.method.as_str().to_owned();
+        record.protocol = head::protocol(head.version);
+        record.tls = head::tls_version(session);
+        record.user_agent = text(header::USER_AGENT).map(str::to_owned);
+        let given =
+            text(HeaderName::from_static("x-request-id")).filter(|id| unit::is_request_id(id));
+        let id = given.map_or_else(unit::new_request_id, str::to_owned);
+        let trace = text(HeaderName::from_static("traceparent"))
+            .filter(|trace| unit::is_traceparent(trace));
+        record.traceparent = trace.map_or_else(unit::new_traceparent, str::to_owned);
+        record.path = head.uri.path().to_owned();
+        x.take_request_id(id);
+        x.cors = self.cors.is_some();
+        if x.cors {
+            let origin = head::allowed_origin(head, self.cors.as_ref());
+            x.answer_headers.extend(head::cors_headers(origin));
+        }
+        let normal = path::normalise(head::raw_path(head))
+            .map_err(|e| reply::invalid_request(&format!("{e}.")))?;
+        x.record.path = endpoint::canonical(normal);
+        x.operation = endpoint::operation(&x.record.path);
+        x.record.operation = x.operation.map(Operation::label);
+        if head.version == Version::HTTP_11 && text(header::HOST).is_none() {
+            return Err(reply::invalid_request("The request has no Host header.").into());
+        }
+        // Pingora takes any list that ends in `chunked`, and what comes before would be lost
+        let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+        if codings.any(|coding| {
+            !coding
+                .as_bytes()
+                .trim_ascii()
+                .eq_ignore_ascii_case(b"chunked")
+        }) {
+            return Err(
+                reply::invalid_request("The only Transfer-Encoding taken is `chunked`.").into(),
+            );
+        }
+        let came_back = head.headers.get_all(header::VIA).iter().any(|via| {
+            via.to_str()
+                .is_ok_and(|via| via.split(',').any(|hop| hop.trim() == self.edge.via))
+        });
+        if came_back {
+            return Err(reply::loop_detected().into());
+        }
+        x.upgrade = head::asks_for_websocket(head)?;
+        x.home = head::stays_home(head)?;
+        x.deadline = head::patience(head).map(|patience| x.started + patience);
+        let asked = HeaderName::from_static("access-control-request-method");
+        if x.cors && head.method == Method::OPTIONS && head.headers.contains_key(asked) {
+            let headers = head.headers.get("access-control-request-headers");
+            return Err(reply::preflight(headers).into());
+        }
+        Ok(())
+    }
+
+    /// Reads as much as the decision needs, and decides.
+    pub(super) async fn route(
+        &self,
+        session: &mut Session,
+        x: &mut Exchange,
+        upload: &mut Upload,
+    ) -> Result<(usize, Option<Body>), Stop> {
+        let snapshot = x.snapshot.clone();
+        let gateway = &snapshot.gateway;
+        let path = x.record.path.clone();
+        let html = head::wants_html(session.req_header());
+        if let Some(own) = gateway.own_endpoint(&head::asked(session.req_header(), &path), html) {
+            return Err(own.into());
+        }
+        let find = |session: &Session, known: Known<'_>| {
+            gateway.find(&head::asked(session.req_header(), &path), known)
+        };
+        if x.operation == Some(Operation::Realtime) && upload.length() == Some(0) {
+            return Self::route_realtime(session, x, &path);
+        }
+        let mut lookup = find(session, Known::Length(upload.length()));
+        let fields = match lookup {
+            Lookup::Found(route) => {
+                gateway.rewrites(route, x.operation) && upload.length() != Some(0)
+            }
+            Lookup::ReadBody { fields } => fields,
+            Lookup::Missing { .. } => false,
+        };
+        let mut body = None;
+        if fields || matches!(lookup, Lookup::ReadBody { .. }) {
+            // which route it will be is not known yet
+            let limit = gateway.largest_body();
+            body = self.understand(session, x, upload, fields, limit).await?;
+            if !matches!(lookup, Lookup::Found(_)) {
+                let known = Known::All {
+                    length: upload.received(),
+                    body: body.as_ref(),
+                };
+                lookup = find(session, known);
+            }
+            // the length decided, but the fields are to be rewritten: they pass by once more
+            if let Lookup::Found(route) = lookup
+                && !fields
+                && gateway.rewrites(route, x.operation)
+            {
+                body = self.understand(session, x, upload, true, limit).await?;
+            }
+        }
+        match lookup {
+            Lookup::Found(route) => {
+                upload.limit(gateway.config.routes[route].max_body)?;
+                Ok((route, body))
+            }
+            Lookup::Missing { model: true } => Err(reply::model_not_found(
+                body.as_ref().and_then(|body| body.text("model")),
+            )
+            .into()),
+            _ => Err(reply::no_route(&x.record.method, &x.record.path).into()),
+        }
+    }
+
+    /// A realtime conversation names its model in the query.
+    fn route_realtime(
+        session: &Session,
+        x: &mut Exchange,
+        path: &str,
+    ) -> Result<(usize, Option<Body>), Stop> {
+        let head = session.req_header();
+        let model = transform::path::parameter(head.uri.query(), "model");
+        let body = model.map(|model| Body::of_model(&model));
+        let known = Known::All {
+            length: 0,
+            body: body.as_ref(),
+        };
+        let snapshot = x.snapshot.clone();
+        let gateway = &snapshot.gateway;
+        x.record.model = body
+            .as_ref()
+            .and_then(|b| b.text("model"))
+            .map(str::to_owned);
+        match gateway.find(&head::asked(head, path), known) {
+            Lookup::Found(route) => Ok((route, None)),
+            Lookup::Missing { model: true } => {
+                Err(reply::model_not_found(x.record.model.as_deref()).into())
+            }
+            _ => Err(reply::no_route(&x.record.method, path).into()),
+        }
+    }
+
+    /// Reads the body ahead, and its fields if they are wanted.
+    async fn understand(
+        &self,
+        session: &mut Session,
+        x: &mut Exchange,
+        upload: &mut Upload,
+        fields: bool,
+        limit: u64,
+    ) -> Result<Option<Body>, Stop> {
+        let peeked = |result: &str| {
+            self.edge
+                .metrics
+                .body_peek
+                .with_label_values(&[result])
+                .inc()
+        };
+        let started = Instant::now();
+        let headers = &session.req_header().headers;
+        let scanner = match fields && inspect::has_fields(headers, x.operation) {
+            true => Some(Scanner::new(headers).map_err(|broken| {
+                peeked("invalid");
+                reply::invalid_body(&broken)
+            })?),
+            false => None,
+        };
+        if let Err(stop) = upload.limit(limit) {
+            peeked("too_large");
+            return Err(stop);
+        }
+        let read = upload.read_ahead(session, scanner).await;
+        x.record.times.body += started.elapsed();
+        let body = read.inspect_err(|stop| {
+            if let Stop::Answer(reply) = stop {
+                peeked(if reply.status.as_u16() == 413 {
+                    "too_large"
+                } else {
+                    "invalid"
+                });
+            }
+        })?;
+        if let Some(body) = &body {
+            peeked(if body.text("model").is_some() {
+                "found"
+            } else {
+                "missing"
+            });
+            x.record.model = body.text("model").map(str::to_owned);
+            x.record.voice = body.text("voice").map(str::to_owned);
+            x.record.stream = body.field("stream").is_some_and(|field| field.is_true);
+            if x.operation == Some(Operation::Speech) {
+                let input = body.field("input");
+                x.record.characters = input.map(|input| match &input.text {
+                    Some(text) => text.chars().count() as u64,
+                    // a long text is only located; its bytes stand for its characters
+                    None => (input.value.end - input.value.start).saturating_sub(2),
+                });
+            }
+            if let (true, Some(file)) = (x.operation.is_some_and(Operation::hears), &body.file) {
+                x.record.audio = upload.audio(file.clone()).await;
+            }
+        }
+        Ok(body)
+    }
+}
