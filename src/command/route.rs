@@ -5,7 +5,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::cli::{FAILED, OK, Route as Options};
 use crate::command::source;
-use crate::config::{Auth, Config, Route, Server};
+use crate::config::{Auth, Config, Pool, Route, Server, Zone};
+use crate::inspect::endpoint::Operation;
 use crate::inspect::{Body, Scanner, endpoint, path};
 use crate::route::{Head, Known, Lookup, RouteTable};
 use crate::transform::{fields, path as target_path};
@@ -96,7 +97,20 @@ fn explain(config: &Config, options: &Options) -> Result<(String, bool), String>
                 route.name,
                 ordinal(n + 1)
             ));
-            plan(&mut out, config, route, &path, query, &body, &text);
+            let length = size.unwrap_or(text.len() as u64);
+            let home = route.zone == Some(Zone::Home)
+                || headers
+                    .get("x-data-zone")
+                    .is_some_and(|zone| zone == "home");
+            let asked = Asked {
+                path: &path,
+                query,
+                body: &body,
+                text: &text,
+                length,
+                home,
+            };
+            plan(&mut out, config, route, &asked);
             Ok((out, true))
         }
         Lookup::Missing { model: true } => {
@@ -112,15 +126,35 @@ fn explain(config: &Config, options: &Options) -> Result<(String, bool), String>
     }
 }
 
-fn plan(
-    out: &mut String,
-    config: &Config,
-    route: &Route,
-    path: &str,
-    query: Option<&str>,
-    body: &Body,
-    text: &Bytes,
-) {
+/// The request that is explained.
+struct Asked<'a> {
+    path: &'a str,
+    query: Option<&'a str>,
+    body: &'a Body,
+    text: &'a Bytes,
+    length: u64,
+    /// It stays at home.
+    home: bool,
+}
+
+/// Why a pool is not asked at all.
+fn passed_over(pool: &Pool, asked: &Asked<'_>) -> Option<String> {
+    if asked.home && pool.zone == Zone::Cloud {
+        return Some("never: it is in the cloud, and the request stays at home".to_owned());
+    }
+    let audio = endpoint::operation(asked.path).is_some_and(Operation::hears);
+    let limit = pool.largest_body(audio)?;
+    (asked.length > limit).then(|| format!("never: it takes at most {}", Size(limit)))
+}
+
+fn plan(out: &mut String, config: &Config, route: &Route, asked: &Asked<'_>) {
+    let Asked {
+        path,
+        query,
+        body,
+        text,
+        ..
+    } = *asked;
     for (n, target) in route.targets.iter().enumerate() {
         let pool = config.pool(target.pool);
         let role = if n == 0 { "pool" } else { "fallback" };
@@ -134,6 +168,10 @@ fn plan(
             pool.name,
             servers.join(", ")
         ));
+        if let Some(why) = passed_over(pool, asked) {
+            out.push_str(&format!("          {why}\n"));
+            continue;
+        }
         if let Some(server) = pool.servers.first() {
             let target_path = target_path::to_server(path, query, pool, server);
             let scheme = if server.url.tls { "https" } else { "http" };
