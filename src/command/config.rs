@@ -11,7 +11,7 @@ use crate::config::{
     self, AccessLog, Config, Cors, Fields, Health, Hedge, HedgeAfter, Match, Names, Pool, RetryOn,
     Route, Server, Timeouts,
 };
-use crate::unit::{Size, Span};
+use crate::unit::Span;
 
 /// Prints the JSON Schema of the file.
 pub(crate) fn schema() -> u8 {
@@ -195,6 +195,9 @@ fn pool(pool: &Pool) -> Value {
             },
         ),
         ("sni", json!(pool.tls.sni)),
+        ("ca_file", json!(pool.tls.files[0])),
+        ("client_cert", json!(pool.tls.files[1])),
+        ("client_key", json!(pool.tls.files[2])),
     ]);
     object(vec![
         ("kind", json!(pool.kind)),
@@ -334,6 +337,20 @@ fn route(config: &Config, route: &Route) -> Value {
     let (set, default) = first
         .map(|target| fields(&target.fields))
         .unwrap_or_default();
+    let mut retry = object(vec![
+        ("attempts", route.retry.attempts.into()),
+        ("per_try_timeout", span(route.retry.per_try_timeout)),
+        (
+            "budget",
+            route
+                .retry
+                .budget
+                .map_or(Value::Null, |b| format!("{b}%").into()),
+        ),
+        ("backoff", span(Some(route.retry.backoff))),
+    ]);
+    // an empty list says something here: never
+    retry["on"] = on.into();
     object(vec![
         ("name", route.name.clone().into()),
         ("match", conditions),
@@ -341,26 +358,8 @@ fn route(config: &Config, route: &Route) -> Value {
         ("set", set),
         ("default", default),
         ("fallback", fallback.collect()),
-        (
-            "retry",
-            object(vec![
-                ("on", on.into()),
-                ("attempts", route.retry.attempts.into()),
-                ("per_try_timeout", span(route.retry.per_try_timeout)),
-                (
-                    "budget",
-                    route
-                        .retry
-                        .budget
-                        .map_or(Value::Null, |b| format!("{b}%").into()),
-                ),
-                ("backoff", span(Some(route.retry.backoff))),
-            ]),
-        ),
-        (
-            "max_body",
-            Size(route.max_body).to_string().replace(' ', "").into(),
-        ),
+        ("retry", retry),
+        ("max_body", size(Some(route.max_body))),
         ("priority", json!(route.priority)),
         ("zone", json!(route.zone)),
         ("hedge", route.hedge.as_ref().map_or(Value::Null, hedge)),

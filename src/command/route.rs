@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::cli::{FAILED, OK, Route as Options};
 use crate::command::source;
-use crate::config::{Auth, Config, Pool, Route, Server, Zone};
+use crate::config::{Auth, Config, Pool, Route, Zone};
 use crate::inspect::endpoint::Operation;
 use crate::inspect::{Body, Scanner, endpoint, path};
 use crate::route::{Head, Known, Lookup, RouteTable};
@@ -173,7 +173,8 @@ fn plan(out: &mut String, config: &Config, route: &Route, asked: &Asked<'_>) {
             continue;
         }
         if let Some(server) = pool.servers.first() {
-            let target_path = target_path::to_server(path, query, pool, server);
+            let target_path =
+                target_path::to_server(path, query, pool, server, target.auth(server));
             let scheme = if server.url.tls { "https" } else { "http" };
             out.push_str(&format!(
                 "          {scheme}://{}{target_path}\n",
@@ -187,7 +188,11 @@ fn plan(out: &mut String, config: &Config, route: &Route, asked: &Asked<'_>) {
             out.push_str(&format!("          {change}\n"));
         }
         // servers of one pool may differ
-        let mut told: Vec<&str> = pool.servers.iter().map(credentials).collect();
+        let mut told: Vec<&str> = pool
+            .servers
+            .iter()
+            .map(|s| credentials(target.auth(s)))
+            .collect();
         told.dedup();
         out.push_str(&format!("          credentials: {}\n", told.join("; or ")));
         let first_byte = pool
@@ -211,8 +216,8 @@ fn plan(out: &mut String, config: &Config, route: &Route, asked: &Asked<'_>) {
     ));
 }
 
-fn credentials(server: &Server) -> &'static str {
-    match server.auth {
+fn credentials(auth: Auth) -> &'static str {
+    match auth {
         Auth::Inject => "the configured key replaces the client's",
         Auth::Passthrough => "the client's go through",
         Auth::None => "none go through",

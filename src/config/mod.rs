@@ -87,6 +87,10 @@ pub(crate) struct Pool {
     pub(crate) tls: Tls,
     /// What holds for servers that say nothing of their own.
     pub(crate) auth: Auth,
+    /// The file says so; else it is the default.
+    pub(crate) auth_written: bool,
+    /// The file has a key for it, be it an empty one.
+    pub(crate) key_written: bool,
     pub(crate) headers: HeaderRules,
     pub(crate) models: Names,
     pub(crate) voices: Names,
@@ -244,6 +248,8 @@ pub(crate) struct Match {
 pub(crate) struct Target {
     pub(crate) pool: PoolId,
     pub(crate) fields: Fields,
+    /// The client's credentials are meant for another service that this route asks before.
+    pub(crate) withhold: bool,
 }
 
 /// Body fields a route sets.
@@ -389,7 +395,23 @@ impl Config {
     }
 }
 
+impl Target {
+    /// What becomes of the client's credentials at a server of its pool.
+    pub(crate) fn auth(&self, server: &Server) -> Auth {
+        match server.auth {
+            Auth::Passthrough if self.withhold => Auth::None,
+            auth => auth,
+        }
+    }
+}
+
 impl Pool {
+    /// The hosts that get the client's credentials.
+    fn trusted_hosts(&self) -> impl Iterator<Item = &str> {
+        let trusted = self.servers.iter().filter(|s| s.auth == Auth::Passthrough);
+        trusted.map(|server| server.url.host.as_str())
+    }
+
     /// The path a server of this pool has for one of the API.
     pub(crate) fn own_path<'a>(&self, path: &'a str) -> Option<&'a str> {
         let paths = self.kind.map_or(&[][..], |kind| kind.traits().paths);

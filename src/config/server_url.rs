@@ -1,6 +1,7 @@
 //! The URL of a server.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use http::Uri;
 
@@ -53,6 +54,48 @@ impl ServerUrl {
         })
     }
 
+    /// Whether the host stands on the internet, as far as its name or address tells.
+    pub(crate) fn is_public(&self) -> bool {
+        /// Domains that no public name ends with (RFC 6761, RFC 6762, RFC 8375, ICANN's
+        /// `internal`), and what people and clusters use at home.
+        const AT_HOME: &[&str] = &[
+            "local",
+            "internal",
+            "lan",
+            "home",
+            "home.arpa",
+            "localhost",
+            "localdomain",
+            "test",
+            "ts.net",
+            "svc",
+        ];
+        match self.host.parse::<IpAddr>() {
+            Ok(IpAddr::V4(ip)) => {
+                // 100.64.0.0/10 (RFC 6598) is what Tailscale gives out
+                let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xC0 == 64;
+                !(ip.is_loopback()
+                    || ip.is_private()
+                    || ip.is_link_local()
+                    || ip.is_unspecified()
+                    || shared)
+            }
+            Ok(IpAddr::V6(ip)) => {
+                !(ip.is_loopback()
+                    || ip.is_unique_local()
+                    || ip.is_unicast_link_local()
+                    || ip.is_unspecified())
+            }
+            Err(_) => {
+                let at_home = |domain: &str| {
+                    let rest = self.host.strip_suffix(domain);
+                    rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+                };
+                self.host.contains('.') && !AT_HOME.iter().any(|domain| at_home(domain))
+            }
+        }
+    }
+
     /// `host:port` as in a `Host` header: without the port of the scheme, with brackets around an
     /// IPv6 address.
     pub(crate) fn authority(&self) -> String {
@@ -76,6 +119,32 @@ impl fmt::Display for ServerUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_on_the_internet_is_told_from_what_stands_at_home() {
+        let public = |url: &str| ServerUrl::parse(url).unwrap().is_public();
+        for url in [
+            "https://api.openai.com/v1",
+            "http://1.1.1.1:1",
+            "http://[2606:4700::1]:80",
+        ] {
+            assert!(public(url), "{url}");
+        }
+        for url in [
+            "http://gpu-a:8880",
+            "http://localhost",
+            "http://mac.local",
+            "http://kokoro.voice.svc",
+            "http://box.tail1234.ts.net",
+            "http://10.1.2.3",
+            "http://192.168.1.5:1",
+            "http://100.101.102.103",
+            "http://[fd00::1]:1",
+            "http://127.0.0.1:1",
+        ] {
+            assert!(!public(url), "{url}");
+        }
+    }
 
     #[test]
     fn urls_are_taken_apart_and_put_together() {

@@ -19,6 +19,8 @@ pub(crate) struct Tls {
     /// Authorities to trust instead of the system's, as DER; empty for the system's.
     pub(crate) authorities: Vec<Vec<u8>>,
     pub(crate) identity: Option<Identity>,
+    /// The files these came from, as they are written: authorities, certificate, key.
+    pub(crate) files: [Option<String>; 3],
 }
 
 /// A certificate of ours, with its chain, leaf first, as DER.
@@ -103,6 +105,11 @@ pub(super) fn resolve(
         sni: given(&tls.sni),
         authorities,
         identity,
+        files: [
+            given(&tls.ca_file),
+            given(&tls.client_cert),
+            given(&tls.client_key),
+        ],
     }
 }
 

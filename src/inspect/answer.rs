@@ -1,9 +1,12 @@
 //! What an answer says about the server that gave it.
 
+use std::borrow::Cow;
+use std::io::Read;
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderValue};
 
 /// When a server wants to be asked again: `retry-after-ms`, else `Retry-After` in seconds or as a
 /// date (RFC 9110, section 10.2.3).
@@ -25,6 +28,26 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
             Some(at.duration_since(now).unwrap_or_default())
         }
     }
+}
+
+/// Bytes of an error that are looked into.
+const LOOKED_INTO: u64 = 16 * 1024;
+
+/// The beginning of a body, unpacked where it is gzip or deflate, which the SDKs ask for.
+pub(crate) fn readable<'a>(body: &'a [u8], encoding: Option<&HeaderValue>) -> Cow<'a, [u8]> {
+    let encoding = encoding.map(HeaderValue::as_bytes).unwrap_or_default();
+    let mut out = Vec::new();
+    // what can be unpacked of a part is enough
+    let _ = match encoding {
+        b"gzip" => MultiGzDecoder::new(body)
+            .take(LOOKED_INTO)
+            .read_to_end(&mut out),
+        b"deflate" => ZlibDecoder::new(body)
+            .take(LOOKED_INTO)
+            .read_to_end(&mut out),
+        _ => return Cow::Borrowed(body),
+    };
+    Cow::Owned(out)
 }
 
 /// Whether a 503 says that the model is still being loaded: llama.cpp's `Loading model`, LocalAI's
@@ -67,6 +90,21 @@ mod tests {
             assert_eq!(after(&[("retry-after", junk)]), None, "{junk}");
         }
         assert_eq!(after(&[]), None);
+    }
+
+    #[test]
+    fn packed_errors_are_read_too_and_a_part_of_one_is_enough() {
+        use std::io::Write;
+        let text = br#"{"error":{"code":"insufficient_quota"}}"#;
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(text).unwrap();
+        let packed = gzip.finish().unwrap();
+        let encoding = HeaderValue::from_static("gzip");
+        assert_eq!(readable(&packed, Some(&encoding)).as_ref(), text);
+        let part = &packed[..packed.len() - 8];
+        assert!(says_no_quota(&readable(part, Some(&encoding))));
+        assert!(readable(b"junk", Some(&encoding)).is_empty());
+        assert_eq!(readable(text, None).as_ref(), text);
     }
 
     #[test]

@@ -107,6 +107,8 @@ pub(crate) struct Plan {
     tried: Vec<Arc<Member>>,
     /// Attempts in the current pool.
     in_pool: u32,
+    /// Its backup had its turn beyond the attempts.
+    backup_asked: bool,
     /// The target of the last attempt.
     last: Option<usize>,
     /// Why pools were passed over.
@@ -144,6 +146,7 @@ impl Plan {
             target: 0,
             tried: Vec::new(),
             in_pool: 0,
+            backup_asked: false,
             last: None,
             passed: None,
             spent: Vec::new(),
@@ -203,7 +206,7 @@ impl Plan {
         self.asking(pool, on, |wanted| {
             if self.in_pool < on.route.retry.attempts {
                 pool.pick(wanted, on.route.priority, on.now)
-            } else if self.in_pool == on.route.retry.attempts {
+            } else if !self.backup_asked {
                 // as many backups as there are would be a way around the bound; one is what they
                 // are for
                 pool.last_resort(wanted, on.now)
@@ -258,6 +261,7 @@ impl Plan {
         if pays && on.budget.is_some_and(|b| !b.withdraw(on.now)) {
             return Err(Spent::Budget);
         }
+        self.backup_asked |= self.in_pool >= on.route.retry.attempts;
         self.in_pool += 1;
         self.last = Some(self.target);
         self.tried.push(lease.member().clone());
@@ -314,24 +318,25 @@ impl Plan {
     fn move_on(&mut self) {
         self.target += 1;
         self.in_pool = 0;
+        self.backup_asked = false;
         self.again = false;
     }
 
-    /// Lets the servers of the current pool be asked once more, as they were only not ready.
-    pub(crate) fn try_again(&mut self, pool: &Pool) {
-        self.tried
-            .retain(|member| !pool.has_member(member.as_ref()));
-        self.in_pool = 0;
-        self.again = self.last == Some(self.target);
+    /// Lets the servers of the current pool be asked once more that were only not ready.
+    pub(crate) fn try_again(&mut self, pool: &Pool, now: Instant) {
+        let before = self.tried.len();
+        self.tried.retain(|member| !pool.still_loads(member, now));
+        let again = (before - self.tried.len()) as u32;
+        self.in_pool = self.in_pool.saturating_sub(again);
+        self.again = again > 0;
     }
 
     /// Notes the answer of an attempt; says whether the request itself seems to be what fails: the
     /// same server error from two servers, which says nothing about either of them.
     pub(crate) fn is_poison(&mut self, outcome: Outcome) -> bool {
         let answered = match outcome {
-            // these speak of the server's state and not of the request
-            Outcome::Answered(429 | 502 | 503 | 504) => None,
-            Outcome::Answered(status @ 400..) => Some(status),
+            // the others speak of the server: of its state, of what it has, of who may ask it
+            Outcome::Answered(status @ (400 | 413 | 415 | 422 | 500 | 501)) => Some(status),
             _ => None,
         };
         let alike = answered.is_some() && self.answered == answered;
@@ -520,7 +525,7 @@ pools:
         let text = r#"
 pools:
   a: { kind: openai, servers: ["http://1.1.1.1:1"] }
-  b: { servers: ["http://1.1.1.1:2"] }
+  b: { servers: ["http://10.0.0.1:2"] }
   c: { zone: cloud, servers: ["http://1.1.1.1:3"] }
 routes: [{ pool: a, fallback: [b, c] }]
 "#;

@@ -1,5 +1,6 @@
 //! Ejection: which evidence from traffic takes a server out for a while.
 
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::Pool;
@@ -53,12 +54,13 @@ pub(crate) struct Ejection {
 }
 
 impl Pool {
-    /// Notes how an attempt went; says whether the member is ejected for it. Never the last one
+    /// Notes how an attempt went, which may have been the `trial` of a member; says whether the member is ejected for it. Never the last one
     /// available, and never more than the pool's share.
     pub(crate) fn observe(
         &self,
         member: &Member,
         conduct: Conduct,
+        trial: bool,
         now: Instant,
     ) -> Option<Ejection> {
         let eject = self.config.eject?;
@@ -69,6 +71,10 @@ impl Pool {
             Conduct::Neutral => return None,
         };
         let was_on_trial = member.is_on_trial();
+        // what began before it was ejected says nothing about how it is now
+        if was_on_trial && !trial {
+            return None;
+        }
         let failures = member.count(good, now);
         let evidence = if failures >= eject.after || (was_on_trial && !good) {
             Evidence::Failures
@@ -79,12 +85,15 @@ impl Pool {
         } else {
             return None;
         };
+        let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
         let roster = self.roster.load();
         let members = &roster.members;
-        let ejected = members.iter().filter(|m| m.is_ejected(now)).count();
-        let others = members
-            .iter()
-            .filter(|m| !std::ptr::eq(m.as_ref(), member) && m.is_available(now))
+        let is_out = |m: &Member| m.is_ejected(now) || m.is_on_trial();
+        let others = || members.iter().filter(|m| !std::ptr::eq(m.as_ref(), member));
+        let ejected = others().filter(|m| is_out(m)).count();
+        // one on trial serves one request at a time, so it is nobody to rely on
+        let others = others()
+            .filter(|m| m.is_available(now) && !m.is_on_trial())
             .count();
         let share = members.len() * usize::from(eject.max_percent) / 100;
         if member.is_ejected(now) || ejected >= share || others == 0 {

@@ -36,6 +36,8 @@ pub(crate) struct Member {
     ejected_until: AtomicU64,
     /// It was ejected, and has not answered well since: one request at a time may try it.
     on_trial: AtomicBool,
+    /// A request tries it.
+    trial_taken: AtomicBool,
     /// Ejections without a good answer between them.
     ejections: AtomicU32,
     /// It asked to be left alone so long.
@@ -66,6 +68,7 @@ impl Member {
             first_bytes: FirstBytes::default(),
             ejected_until: AtomicU64::new(0),
             on_trial: AtomicBool::new(false),
+            trial_taken: AtomicBool::new(false),
             ejections: AtomicU32::new(0),
             resting_until: AtomicU64::new(0),
             warming_until: AtomicU64::new(0),
@@ -110,7 +113,7 @@ impl Member {
     /// May be asked now, be it that all its slots are taken. `desperate`: nobody else is left.
     pub(super) fn may_be_asked(&self, now: Duration, desperate: bool) -> bool {
         let spared = is_before(&self.resting_until, now) || is_before(&self.warming_until, now);
-        let tried_already = self.is_on_trial() && self.in_flight() > 0;
+        let tried_already = self.is_on_trial() && self.trial_taken.load(Relaxed);
         self.is_available(now) && (desperate || !spared) && !tried_already
     }
 
@@ -119,19 +122,22 @@ impl Member {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.in_flight() < self.bound()
+        self.in_flight() < self.slots
     }
 
-    fn bound(&self) -> usize {
-        if self.is_on_trial() { 1 } else { self.slots }
-    }
-
-    /// Takes a slot, if there is one.
-    pub(super) fn acquire(self: &Arc<Self>) -> bool {
+    /// Takes a slot, if there is one; says whether what comes is a trial.
+    pub(super) fn acquire(&self) -> Option<bool> {
+        let trial = self.is_on_trial();
+        if trial && self.trial_taken.swap(true, Relaxed) {
+            return None;
+        }
         let taken = self.in_flight.fetch_update(Relaxed, Relaxed, |taken| {
-            (taken < self.bound()).then_some(taken + 1)
+            (taken < self.slots).then_some(taken + 1)
         });
-        taken.is_ok()
+        if taken.is_err() && trial {
+            self.trial_taken.store(false, Relaxed);
+        }
+        taken.is_ok().then_some(trial)
     }
 
     /// Whether it has a model in memory; `None` if it does not tell.
@@ -244,21 +250,28 @@ pub(crate) struct Lease {
     member: Arc<Member>,
     /// The pool, if somebody may wait for a slot in it.
     pool: Option<Arc<Pool>>,
+    /// It decides what becomes of a server that was ejected.
+    trial: bool,
     since: Instant,
 }
 
 impl Lease {
     /// Of a member whose slot was acquired.
-    pub(super) fn new(member: Arc<Member>, pool: Option<Arc<Pool>>) -> Self {
+    pub(super) fn new(member: Arc<Member>, trial: bool, pool: Option<Arc<Pool>>) -> Self {
         Lease {
             member,
             pool,
+            trial,
             since: Instant::now(),
         }
     }
 
     pub(crate) fn member(&self) -> &Arc<Member> {
         &self.member
+    }
+
+    pub(crate) fn is_trial(&self) -> bool {
+        self.trial
     }
 }
 
@@ -272,6 +285,9 @@ impl Deref for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.trial {
+            self.member.trial_taken.store(false, Relaxed);
+        }
         self.member.in_flight.fetch_sub(1, Relaxed);
         if let Some(pool) = &self.pool {
             let now = Instant::now();

@@ -66,6 +66,12 @@ impl Signs {
         signs.insert(address, sign);
     }
 
+    /// Forgets addresses that the server no longer has.
+    fn retain(&self, is_there: impl Fn(&SocketAddr) -> bool) {
+        let mut signs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        signs.retain(|address, _| is_there(address));
+    }
+
     fn of(&self, address: SocketAddr) -> Sign {
         let signs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         signs.get(&address).cloned().unwrap_or_default()
@@ -84,6 +90,9 @@ pub(crate) struct Pool {
     has_slots: bool,
     /// How long a slot is taken, on average; in microseconds.
     slot_time: AtomicU64,
+    /// Held while it is decided whether somebody is ejected: two servers must not each be the one
+    /// that the other's ejection relies on.
+    ejecting: Mutex<()>,
     first_bytes: Recent<128>,
     /// A server is being asked to load a model.
     loads: AtomicBool,
@@ -166,6 +175,7 @@ impl Pool {
             queue: Queue::new(config.queue.size),
             has_slots: config.has_slots(),
             slot_time: AtomicU64::new(0),
+            ejecting: Mutex::default(),
             first_bytes: Recent::default(),
             loads: AtomicBool::new(false),
             epoch: now,
@@ -200,6 +210,13 @@ impl Pool {
     pub(crate) async fn probe(self: &Arc<Self>, server: usize) -> Vec<Transition> {
         self.servers[server].run_health_check(true).await;
         let roster = self.roster.load();
+        let addresses: Vec<SocketAddr> = roster
+            .members
+            .iter()
+            .filter(|member| member.server == server)
+            .map(|member| member.address())
+            .collect();
+        self.signs[server].retain(|address| addresses.contains(address));
         let mut changed = Vec::new();
         for member in roster.members.iter().filter(|m| m.server == server) {
             let sign = self.signs[server].of(member.address());
@@ -225,13 +242,11 @@ impl Pool {
         priority: Priority,
         now: Instant,
     ) -> Pick {
-        if self.has_slots && self.queue.ahead(priority) > 0 {
-            self.serve_queue(now);
-            if self.queue.ahead(priority) > 0 {
-                return Pick::Busy;
-            }
+        match self.has_slots && self.queue.ahead(priority) > 0 {
+            // what is left then, nobody in line may use
+            true => self.serve(now, || self.choose(wanted, now)),
+            false => self.choose(wanted, now),
         }
-        self.choose(wanted, now)
     }
 
     fn choose(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Pick {
@@ -242,9 +257,9 @@ impl Pool {
             match roster.choose(&self.config.balance, &self.turn, wanted, now) {
                 roster::Choice::Member(n) => {
                     let member = &roster.members[n];
-                    if member.acquire() {
+                    if let Some(trial) = member.acquire() {
                         let pool = self.has_slots.then(|| self.clone());
-                        return Pick::Server(Lease::new(member.clone(), pool));
+                        return Pick::Server(Lease::new(member.clone(), trial, pool));
                     }
                 }
                 roster::Choice::Busy => return Pick::Busy,
@@ -307,11 +322,17 @@ impl Pool {
     /// Hands free slots to those in line; also needed when time alone made a server available.
     pub(crate) fn serve_queue(self: &Arc<Self>, now: Instant) {
         if self.has_slots {
-            self.queue.serve(|wanted| match self.choose(wanted, now) {
-                Pick::Server(lease) => Some(lease),
-                _ => None,
-            });
+            self.serve(now, || ());
         }
+    }
+
+    /// The same, and what `last` gives before anybody else gets in line.
+    fn serve<T>(self: &Arc<Self>, now: Instant, last: impl FnOnce() -> T) -> T {
+        let free = |wanted: &Wanted<'_>| match self.choose(wanted, now) {
+            Pick::Server(lease) => Some(lease),
+            _ => None,
+        };
+        self.queue.serve(free, last)
     }
 
     /// A lease of this pool ended after `taken`.
@@ -383,12 +404,11 @@ impl Pool {
         states
     }
 
-    pub(crate) fn has_member(&self, member: &Member) -> bool {
+    /// Whether a member of this pool was met while it loads its model.
+    pub(crate) fn still_loads(&self, member: &Member, now: Instant) -> bool {
         let roster = self.roster.load();
-        roster
-            .members
-            .iter()
-            .any(|own| std::ptr::eq(own.as_ref(), member))
+        let own = |own: &Arc<Member>| std::ptr::eq(own.as_ref(), member);
+        roster.members.iter().any(own) && member.is_warming(self.clock(now))
     }
 
     pub(crate) fn server(&self, member: &Member) -> &config::Server {

@@ -152,9 +152,14 @@ impl Queue {
         })
     }
 
-    /// Hands free slots to those who wait, in order.
-    pub(super) fn serve(&self, free: impl Fn(&Wanted<'_>) -> Option<Lease>) {
-        while self.waiting() != [0, 0] {
+    /// Hands free slots to those who wait, in order; then `last` may look for what is left, before
+    /// anybody else gets in line.
+    pub(super) fn serve<T>(
+        &self,
+        free: impl Fn(&Wanted<'_>) -> Option<Lease>,
+        last: impl FnOnce() -> T,
+    ) -> T {
+        loop {
             let mut lines = self.lines();
             let found = lines.iter().enumerate().find_map(|(class, line)| {
                 line.iter()
@@ -162,7 +167,7 @@ impl Queue {
                     .find_map(|(n, waiter)| Some((class, n, free(&waiter.wanted.as_wanted())?)))
             });
             let Some((class, n, lease)) = found else {
-                return;
+                return last();
             };
             let waiter = lines[class].remove(n).expect("found above");
             self.count(&lines);

@@ -110,7 +110,7 @@ fn a_lease_counts_while_it_lives() {
 /// For how long, if it is ejected.
 fn observe(pool: &Pool, member: &Member, good: bool, now: Instant) -> Option<u64> {
     let conduct = if good { Conduct::Good } else { Conduct::Bad };
-    let ejection = pool.observe(member, conduct, now)?;
+    let ejection = pool.observe(member, conduct, member.is_on_trial(), now)?;
     Some(ejection.duration.as_secs())
 }
 
@@ -183,7 +183,7 @@ fn first_bytes_far_later_than_those_of_the_others_eject() {
         (0..8).for_each(|_| pool.took(&member(&pool, n), time));
     }
     assert_eq!(observe(&pool, &member(&pool, 0), true, now), None);
-    let slow = pool.observe(&member(&pool, 2), Conduct::Good, now);
+    let slow = pool.observe(&member(&pool, 2), Conduct::Good, false, now);
     assert_eq!(
         slow,
         Some(Ejection {

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use crate::config::Auth;
 use crate::config::kind::{Loading, Warming};
 use crate::gateway::Gateway;
-use crate::inspect::answer::{retry_after, says_loading, says_no_quota};
+use crate::inspect::answer::{readable, retry_after, says_loading, says_no_quota};
 use crate::plan::{Outcome, Phase};
 use crate::pool::{Conduct, Member, Pool};
 
@@ -20,7 +20,9 @@ const NO_QUOTA: Duration = Duration::from_secs(60);
 
 /// How an attempt ended that got an answer.
 pub(super) fn outcome_of(answer: &Answer) -> Outcome {
-    let body = answer.first.as_deref().unwrap_or_default();
+    let encoding = answer.head.headers.get("content-encoding");
+    let body = readable(answer.first.as_deref().unwrap_or_default(), encoding);
+    let body = body.as_ref();
     let loads_openly = answer.pool.config.loading() == Loading::Answers503;
     match answer.status() {
         503 if says_loading(body) => Outcome::Loading,
@@ -31,12 +33,13 @@ pub(super) fn outcome_of(answer: &Answer) -> Outcome {
     }
 }
 
-/// Counts how an attempt ended, once, and tells the pool. `headers` are those of the answer, if
-/// there was one.
+/// Counts how an attempt ended, once, and tells the pool. `trial`: it was one; `headers` are those
+/// of the answer, if there was one.
 pub(super) fn account(
     gateway: &Gateway,
     pool_id: usize,
     member: &Member,
+    trial: bool,
     outcome: Outcome,
     headers: Option<&HeaderMap>,
 ) {
@@ -45,25 +48,41 @@ pub(super) fn account(
     metrics.attempted(outcome.label());
     let now = Instant::now();
     leave_alone(pool, member, outcome, headers, now);
-    if let Some(ejection) = pool.observe(member, conduct(pool, member, outcome), now) {
-        metrics.ejected(ejection.evidence);
-        log::warn!(
-            "pool {}: server {} ({}) is ejected for {}: {} ({})",
-            pool.config.name,
-            pool.server(member).name,
-            member.address(),
-            humantime::format_duration(ejection.duration),
-            ejection.evidence.label(),
-            outcome.brief(),
-        );
-    }
+    let conduct = conduct(pool, member, outcome);
+    judge_server(gateway, pool_id, member, trial, conduct, &outcome.brief());
+}
+
+/// Tells the pool how a server did; `trial`: the attempt was one.
+pub(super) fn judge_server(
+    gateway: &Gateway,
+    pool_id: usize,
+    member: &Member,
+    trial: bool,
+    conduct: Conduct,
+    why: &str,
+) {
+    let pool = &gateway.pools[pool_id];
+    let Some(ejection) = pool.observe(member, conduct, trial, Instant::now()) else {
+        return;
+    };
+    gateway.pool_metrics[pool_id].servers[member.server].ejected(ejection.evidence);
+    log::warn!(
+        "pool {}: server {} ({}) is ejected for {}: {} ({why})",
+        pool.config.name,
+        pool.server(member).name,
+        member.address(),
+        humantime::format_duration(ejection.duration),
+        ejection.evidence.label(),
+    );
 }
 
 /// What the outcome says about the server, given how its software behaves while it loads.
 fn conduct(pool: &Pool, member: &Member, outcome: Outcome) -> Conduct {
     match (outcome, pool.config.loading()) {
-        // it listens when its model is loaded; whether it is dead is for the probes to say
-        (Outcome::ConnectFailed, Loading::Refuses) => Conduct::Neutral,
+        // it listens when its model is loaded, and that is waited for
+        (Outcome::ConnectFailed, Loading::Refuses) if pool.config.warming == Warming::Wait => {
+            Conduct::Neutral
+        }
         (Outcome::TimedOut(Phase::FirstByte | Phase::PerTry), Loading::AnswersLate)
             if member.lacks_models() =>
         {
@@ -85,7 +104,10 @@ fn leave_alone(
     // a client that came too often with its own key says nothing about the others
     let own_account = pool.server(member).auth != Auth::Passthrough;
     match outcome {
-        Outcome::Loading => pool.warm(member, asked.unwrap_or(LOADING), now),
+        Outcome::Loading => {
+            let pause = asked.unwrap_or(LOADING).max(LOADING / 4);
+            pool.warm(member, pause, now);
+        }
         // to be waited for; where nobody waits it may as well be asked again
         Outcome::ConnectFailed
             if pool.config.loading() == Loading::Refuses

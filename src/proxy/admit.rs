@@ -73,7 +73,7 @@ impl Proxy {
         }
         x.upgrade = head::asks_for_websocket(head)?;
         x.home = head::stays_home(head)?;
-        x.deadline = head::patience(head).map(|patience| x.started + patience);
+        x.patience = head::patience(head);
         let asked = HeaderName::from_static("access-control-request-method");
         if x.cors && head.method == Method::OPTIONS && head.headers.contains_key(asked) {
             let headers = head.headers.get("access-control-request-headers");

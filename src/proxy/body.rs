@@ -11,7 +11,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header;
@@ -43,6 +43,8 @@ pub(super) struct Upload {
     timeout: Option<Duration>,
     received: u64,
     complete: bool,
+    /// Since when all of it is here.
+    completed: Option<Instant>,
     /// The beginning, piece by piece, each with its offset.
     pieces: Vec<(u64, Bytes)>,
     /// Small pieces behind those, put together: a body that comes byte by byte must not cost a
@@ -81,6 +83,7 @@ impl Upload {
             timeout: timeout.filter(|_| session.is_http2()),
             received: 0,
             complete,
+            completed: complete.then(Instant::now),
             pieces: Vec::new(),
             crumbs: BytesMut::new(),
             spool: None,
@@ -98,6 +101,11 @@ impl Upload {
 
     pub(super) fn received(&self) -> u64 {
         self.received
+    }
+
+    /// Since when all of it is here.
+    pub(super) fn completed(&self) -> Option<Instant> {
+        self.completed
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -152,6 +160,7 @@ impl Upload {
         }
         let Some(piece) = self.read(session).await? else {
             self.complete = true;
+            self.completed = Some(Instant::now());
             return Ok(None);
         };
         self.received += piece.len() as u64;
@@ -159,6 +168,7 @@ impl Upload {
             return Err(reply::body_too_large(self.limit).into());
         }
         self.complete = session.is_body_done();
+        self.completed = self.complete.then(Instant::now);
         self.keep(piece.clone())
             .await
             .map_err(|e| spool_failed(&e))?;

@@ -10,7 +10,7 @@ use pingora::upstreams::peer::HttpPeer;
 
 use super::Edge;
 use crate::config::Keepalive;
-use crate::pool::{Lease, Pool};
+use crate::pool::{Lease, Member, Pool};
 
 /// Longest body of an unwanted answer that is read so that its connection can be used again.
 const DISCARD: usize = 16 * 1024;
@@ -38,7 +38,9 @@ pub(super) struct Answer {
     pub(super) first: Option<Bytes>,
     pub(super) connection: Connection,
     pub(super) pool: Arc<Pool>,
-    pub(super) lease: Lease,
+    pub(super) member: Arc<Member>,
+    /// The server's slot; given back early if the answer is only kept in case nobody does better.
+    pub(super) lease: Option<Lease>,
     pub(super) target: usize,
     /// The voice the server was asked for, if it is another than the client asked for.
     pub(super) voice: Option<String>,
@@ -78,6 +80,11 @@ impl Connection {
 impl Answer {
     pub(super) fn status(&self) -> u16 {
         self.head.status.as_u16()
+    }
+
+    /// Whether it decides what becomes of a server that was ejected.
+    pub(super) fn is_trial(&self) -> bool {
+        self.lease.as_ref().is_some_and(Lease::is_trial)
     }
 
     /// Throws an answer away that nobody wants, but keeps its connection if that is cheap.

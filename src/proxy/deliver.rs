@@ -64,7 +64,14 @@ pub(super) async fn deliver(
     let account = |answer: &Answer, outcome| {
         if standing == Standing::Good {
             let headers = Some(&answer.head.headers);
-            account(gateway, pool_id, answer.lease.member(), outcome, headers);
+            account(
+                gateway,
+                pool_id,
+                &answer.member,
+                answer.is_trial(),
+                outcome,
+                headers,
+            );
         }
     };
     if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -119,12 +126,14 @@ pub(super) async fn deliver(
 /// Notes who answers, and with which voice.
 fn note_server(ground: &Ground<'_>, x: &mut Exchange, answer: &Answer) {
     let pool = &answer.pool.config.name;
-    let server = answer.pool.server(&answer.lease);
+    let server = answer.pool.server(&answer.member);
     x.target = Some(answer.target);
     x.record.server = Some((pool.clone(), server.name.clone()));
     x.record.status = answer.status();
     x.record.times.connect = answer.connection.made_in.unwrap_or_default();
-    if let Some(voice) = &answer.voice {
+    if let Some(voice) = &answer.voice
+        && answer.head.status.is_success()
+    {
         ground.edge.metrics.mapped_voice(pool, voice);
         x.record.voice_served = Some(voice.clone());
     }
@@ -157,7 +166,7 @@ async fn pass_on(
         .write_response_header(Box::new(head))
         .await
         .map_err(|_| Cut::Client)?;
-    let received = &metrics.servers[answer.lease.server].bytes_received;
+    let received = &metrics.servers[answer.member.server].bytes_received;
     let mut next = answer.first.take();
     if next.is_some() {
         x.first_byte();
@@ -219,7 +228,7 @@ async fn broken(
     if is_event_stream(&answer.head) {
         let (pool, server) = (
             &answer.pool.config.name,
-            &answer.pool.server(&answer.lease).name,
+            &answer.pool.server(&answer.member).name,
         );
         let (code, what) = match outcome {
             Outcome::TimedOut(phase) => ("upstream_timeout", reply::late(phase)),
@@ -258,7 +267,7 @@ pub(super) fn switching_head(x: &Exchange, answer: &Answer) -> ResponseHeader {
     {
         own.push((HeaderName::from_static("x-backend"), value));
     }
-    let passed = headers::to_client(&answer.head.headers, answer.pool.server(&answer.lease));
+    let passed = headers::to_client(&answer.head.headers, answer.pool.server(&answer.member));
     for (name, value) in passed.into_iter().chain(own) {
         let _ = head.append_header(name, value);
     }
@@ -271,7 +280,7 @@ fn response_head(
     answer: &Answer,
     standing: Standing,
 ) -> ResponseHeader {
-    let passed = headers::to_client(&answer.head.headers, answer.pool.server(&answer.lease));
+    let passed = headers::to_client(&answer.head.headers, answer.pool.server(&answer.member));
     let mut head = ResponseHeader::build_no_case(answer.head.status, Some(passed.len() + 8))
         .expect("a status that came in can go out");
     for (name, value) in passed {
@@ -287,7 +296,7 @@ fn response_head(
     if let Some(attempts) = x.record.attempts_header() {
         own.push((HeaderName::from_static("x-attempts"), attempts));
     }
-    if let Some(voice) = &answer.voice {
+    if let Some(voice) = &x.record.voice_served {
         let asked_for = x.record.voice.as_deref();
         let told = asked_for.map_or_else(
             || voice.clone(),

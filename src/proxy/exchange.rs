@@ -29,7 +29,9 @@ pub(crate) struct Exchange {
     pub(super) home: bool,
     /// The connection is to become a WebSocket.
     pub(super) upgrade: bool,
-    /// When the client gives up, less the time that an answer needs to reach it.
+    /// How long the client waits for an answer, less what that needs to reach it.
+    pub(super) patience: Option<Duration>,
+    /// When that is over; it begins when all of its body is here.
     pub(super) deadline: Option<Instant>,
     /// The listener decides about CORS, not the servers.
     pub(super) cors: bool,
@@ -77,6 +79,7 @@ impl Exchange {
             operation: None,
             home: false,
             upgrade: false,
+            patience: None,
             deadline: None,
             cors: false,
             answer_headers: Vec::new(),

@@ -77,6 +77,7 @@ impl Relay<'_> {
             target: first.target,
             pool_id: first.pool_id,
             member: first.member.clone(),
+            trial: first.trial,
         };
         let track = Track {
             ground,

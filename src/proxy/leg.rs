@@ -27,6 +27,14 @@ use crate::transform::fields::Rewritten;
 /// How long a server that broke off an upload is listened to for the reason.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
+/// Bytes of an error that tell its reason.
+const REASON: usize = 4096;
+
+/// When the rest of an error has to be here, if it is to be looked into.
+fn soon() -> (Instant, Phase) {
+    (Instant::now() + LAST_WORD, Phase::FirstByte)
+}
+
 /// What an attempt needs to know.
 pub(super) struct Leg<'a> {
     pub(super) edge: &'a Edge,
@@ -80,7 +88,8 @@ impl Leg<'_> {
                         first,
                         connection,
                         pool: self.pool.clone(),
-                        lease,
+                        member: lease.member().clone(),
+                        lease: Some(lease),
                         target: self.target,
                         voice: self.rewritten.voice.clone(),
                         deadline: self.total(),
@@ -179,6 +188,7 @@ impl Leg<'_> {
             x: self.x,
             pool: &self.pool.config,
             server: self.pool.server(lease),
+            auth: self.settings.targets[self.target].auth(self.pool.server(lease)),
             template: self.template,
             edits: &self.rewritten.edits,
             length: side.upload().length(),
@@ -237,7 +247,11 @@ impl Leg<'_> {
                     .bytes_sent
                     .inc_by(piece.len() as u64);
                 let writing = pin!(up.write_request_body(piece, false));
-                side.during(self.edge, writing).await?.map_err(broken)?;
+                let bound = self.bound(None, Phase::Send);
+                match side.during(self.edge, within(bound, writing)).await? {
+                    Ok(written) => written.map_err(broken)?,
+                    Err(phase) => return Err(Outcome::TimedOut(phase).into()),
+                }
             }
             // a server that refuses an upload says so before it has all of it
             let upload = side.upload();
@@ -319,10 +333,28 @@ impl Leg<'_> {
             Opening::new(content_type, self.pool.config.min_first_bytes)
         });
         let mut held = BytesMut::new();
+        // these say why, and what follows depends on it
+        let looked_into = matches!(head.status.as_u16(), 429 | 503);
         loop {
+            let done = connection.session.response_done();
+            if looked_into && !held.is_empty() && (done || held.len() >= REASON) {
+                return Ok(Some(held.freeze()));
+            }
+            let bound = match looked_into && !held.is_empty() {
+                true => earliest(&[bound.0.map(|at| (at, bound.1)), Some(soon())], bound.1),
+                false => bound,
+            };
             let reading = pin!(connection.session.read_response_body());
-            // an error behind the head: what it was worth is lost either way
-            match side.wait(self.edge, bound, reading).await? {
+            let read = match side.wait(self.edge, bound, reading).await {
+                Err(Failed::Outcome(_)) if !held.is_empty() && looked_into => {
+                    return Ok(Some(held.freeze()));
+                }
+                // an error behind the head: what it was worth is lost either way
+                read => read?,
+            };
+            match read {
+                Some(piece) if looked_into => held.extend_from_slice(&piece),
+                None if looked_into && !held.is_empty() => return Ok(Some(held.freeze())),
                 Some(piece) if piece.is_empty() => {}
                 Some(piece) => {
                     let begun = opening.as_mut().is_none_or(|opening| opening.feed(&piece));

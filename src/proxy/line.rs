@@ -140,8 +140,9 @@ impl Relay<'_> {
             return Ok(());
         }
         upload.read_ahead(session, None).await?;
+        // while it is known who loads: by the end of the pause it may be over
+        self.plan.try_again(pool, Instant::now());
         stopped(while_client_stays(ground.edge, Some(session), pause(WARM_UP)).await)?;
-        self.plan.try_again(pool);
         Ok(())
     }
 }

@@ -22,6 +22,8 @@ pub(super) fn of_talking(error: &Error) -> Outcome {
     match error.etype() {
         ErrorType::WriteTimedout => Outcome::TimedOut(Phase::Send),
         ErrorType::ReadTimedout => Outcome::TimedOut(Phase::FirstByte),
+        // "not this one, ask again": a connection that is about to end, a stream it did not take
+        ErrorType::H2Error | ErrorType::InvalidH2 if error.retry() => Outcome::Reset,
         // the framing errors of Pingora's body reader are custom types
         ErrorType::InvalidHTTPHeader
         | ErrorType::H1Error

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pingora::http::RequestHeader;
+use pingora::{Error, ErrorType};
 
 use super::Edge;
 use super::peer::PeerTemplate;
 use super::relay::Ground;
-use crate::config::Priority;
+use crate::config::{Priority, Server};
 use crate::pool::{Lease, Pick, Wanted};
 
 /// How long loading may take: Ollama's own limit (`OLLAMA_LOAD_TIMEOUT`).
 const LOAD_TIME: Duration = Duration::from_secs(300);
+
+/// How long after one model was loaded, or not, another is.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Has the model loaded that a target is asked for, unless that is under way already.
 pub(super) fn preload(ground: &Ground<'_>, target: usize) {
@@ -33,12 +37,14 @@ pub(super) fn preload(ground: &Ground<'_>, target: usize) {
     let edge = ground.edge.clone();
     tokio::spawn(async move {
         log::info!("pool {}: loading a model", pool.config.name);
-        let load = load(&edge, &template, &lease, &model);
+        let load = load(&edge, &template, &lease, pool.server(&lease), &model);
         match tokio::time::timeout(LOAD_TIME, load).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::warn!("pool {}: no model was loaded: {error}", pool.config.name),
             Err(_) => log::warn!("pool {}: loading a model took too long", pool.config.name),
         }
+        // one that failed is not tried again with the very next request
+        tokio::time::sleep(AGAIN).await;
         drop(loading);
     });
 }
@@ -49,12 +55,18 @@ async fn load(
     edge: &Arc<Edge>,
     template: &PeerTemplate,
     lease: &Lease,
+    server: &Server,
     model: &str,
 ) -> pingora::Result<()> {
     let peer = template.at(lease.address(), true, true);
     let (mut session, _) = edge.connector.get_http_session(&peer).await?;
     let body = serde_json::json!({ "model": model, "stream": false }).to_string();
-    let mut head = RequestHeader::build("POST", b"/api/generate", Some(4))?;
+    let root = server.url.path.trim_end_matches("/v1");
+    let path = format!("{root}/api/generate");
+    let mut head = RequestHeader::build("POST", path.as_bytes(), Some(5))?;
+    if let Some(key) = &server.key {
+        head.insert_header("authorization", format!("Bearer {}", key.expose()))?;
+    }
     head.insert_header("host", template.authority.as_str())?;
     head.insert_header("content-type", "application/json")?;
     head.insert_header("content-length", body.len().to_string())?;
@@ -62,5 +74,12 @@ async fn load(
     session.write_request_header(Box::new(head)).await?;
     session.write_request_body(body.into(), true).await?;
     session.finish_request_body().await?;
-    session.read_response_header().await
+    session.read_response_header().await?;
+    match session.response_header().map(|head| head.status.as_u16()) {
+        Some(200) => Ok(()),
+        status => Error::e_explain(
+            ErrorType::HTTPStatus(status.unwrap_or_default()),
+            "the server does not load it",
+        ),
+    }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession as Session;
 
-use super::account::{account, outcome_of};
+use super::account::{account, judge_server, outcome_of};
 use super::body::Upload;
 use super::connection::Answer;
 use super::deliver::{Standing, deliver};
@@ -26,7 +26,7 @@ use crate::observe::record::AttemptNote;
 use crate::plan::{
     Attempt, Next, Outcome, Phase, Plan, Refusal, Spent, Step, Terrain, Verdict, judge,
 };
-use crate::pool::{Member, place};
+use crate::pool::{Conduct, Member, place};
 use crate::reply;
 
 /// What a request is relayed over; the same for all of its attempts.
@@ -45,6 +45,8 @@ pub(super) struct Relay<'a> {
     pub(super) ground: Ground<'a>,
     pub(super) plan: Plan,
     last: Option<Last>,
+    /// Servers that answered 500, which may have been the request's fault.
+    suspects: Vec<(usize, Arc<Member>, bool)>,
     /// Since when it waits for servers that load.
     pub(super) warming_since: Option<Instant>,
 }
@@ -63,6 +65,8 @@ pub(super) struct Asked {
     pub(super) target: usize,
     pub(super) pool_id: usize,
     pub(super) member: Arc<Member>,
+    /// It decides what becomes of a server that was ejected.
+    pub(super) trial: bool,
 }
 
 /// Serves a routed request.
@@ -89,6 +93,7 @@ pub(super) async fn relay(
         ground,
         plan: Plan::new(),
         last: None,
+        suspects: Vec::new(),
         warming_since: None,
     };
     relay.run(session, x, upload).await
@@ -129,6 +134,7 @@ impl<'a> Ground<'a> {
             target: attempt.target,
             pool_id: self.settings.targets[attempt.target].pool.0,
             member: attempt.lease.member().clone(),
+            trial: attempt.lease.is_trial(),
         }
     }
 
@@ -203,6 +209,7 @@ impl Relay<'_> {
             let poison = verdict == Verdict::TryNext && self.plan.is_poison(outcome);
             let result = match (verdict, result) {
                 (Verdict::Deliver | Verdict::GiveUp, Ok(answer)) => {
+                    self.blame_suspects(outcome);
                     return deliver(&ground, session, x, answer, Standing::Good, upload).await;
                 }
                 (_, Ok(answer)) if poison => {
@@ -221,7 +228,11 @@ impl Relay<'_> {
                         outcome,
                         pool: server.0,
                         server: server.1,
-                        answer: result.ok(),
+                        // it is only kept, and its server may serve others
+                        answer: result.ok().map(|mut answer| {
+                            answer.lease = None;
+                            answer
+                        }),
                     });
                 }
             }
@@ -237,6 +248,10 @@ impl Relay<'_> {
     ) -> Result<Result<Attempt, Spent>, Stop> {
         let ground = self.ground;
         loop {
+            if x.deadline.is_none() {
+                let sent = x.patience.zip(upload.completed());
+                x.deadline = sent.map(|(patience, sent)| sent + patience);
+            }
             if let Some(last) = self.last.as_ref().filter(|_| x.is_late()) {
                 let late = Outcome::TimedOut(Phase::Client);
                 return Err(reply::plan_failed(late, &last.pool, &last.server).into());
@@ -317,7 +332,27 @@ impl Relay<'_> {
             self.plan.account_is_spent(server);
         }
         let headers = answer.map(|answer| &answer.head.headers);
-        account(gateway, asked.pool_id, &asked.member, outcome, headers);
+        let Asked {
+            pool_id,
+            member,
+            trial,
+            ..
+        } = asked;
+        account(gateway, *pool_id, member, *trial, outcome, headers);
+        // whose fault it was shows when somebody else does better
+        if matches!(outcome, Outcome::Answered(500 | 501)) {
+            self.suspects.push((*pool_id, member.clone(), *trial));
+        }
+    }
+
+    /// Another server did well with what these answered 500 to: it was their fault.
+    fn blame_suspects(&mut self, outcome: Outcome) {
+        let gateway = self.ground.gateway();
+        if matches!(outcome, Outcome::Answered(..400)) {
+            for (pool_id, member, trial) in self.suspects.drain(..) {
+                judge_server(gateway, pool_id, &member, trial, Conduct::Bad, "500");
+            }
+        }
     }
 
     /// Nobody is left to ask: the last server's own error, or one of ours.

@@ -6,7 +6,7 @@ use pingora::http::RequestHeader;
 use super::Edge;
 use super::exchange::Exchange;
 use super::peer::PeerTemplate;
-use crate::config::{Pool, Server};
+use crate::config::{Auth, Pool, Server};
 use crate::transform::fields::Edits;
 use crate::transform::{headers, path};
 
@@ -16,6 +16,8 @@ pub(super) struct Writing<'a> {
     pub(super) x: &'a Exchange,
     pub(super) pool: &'a Pool,
     pub(super) server: &'a Server,
+    /// What becomes of the client's credentials.
+    pub(super) auth: Auth,
     pub(super) template: &'a PeerTemplate,
     pub(super) edits: &'a Edits,
     /// Of the body as it arrives, if it is known.
@@ -30,7 +32,7 @@ impl Writing<'_> {
         let query = client.uri.query();
         let renamed = x.realtime_query(query, pool);
         let query = renamed.as_deref().or(query);
-        let target = path::to_server(&x.record.path, query, pool, server);
+        let target = path::to_server(&x.record.path, query, pool, server, self.auth);
         let hop = headers::Hop {
             request_id: &x.record.request_id,
             traceparent: &x.record.traceparent,
@@ -39,7 +41,7 @@ impl Writing<'_> {
             host: super::head::host(client),
             secure: x.record.tls.is_some(),
         };
-        let sent = headers::to_server(&client.headers, pool, server, &hop);
+        let sent = headers::to_server(&client.headers, pool, server, self.auth, &hop);
         let method = client.method.clone();
         let mut head =
             RequestHeader::build_no_case(method, target.as_bytes(), Some(sent.len() + 4))

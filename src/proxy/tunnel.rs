@@ -63,7 +63,7 @@ pub(super) async fn run(edge: &Arc<Edge>, session: Session, x: &mut Exchange, an
     let route = x.route.expect("a relayed request has a route");
     let snapshot = x.snapshot.clone();
     let pool = snapshot.gateway.config.routes[route].targets[answer.target].pool;
-    let server = &snapshot.gateway.pool_metrics[pool.0].servers[answer.lease.server];
+    let server = &snapshot.gateway.pool_metrics[pool.0].servers[answer.member.server];
     let Some((client, upstream, early)) = streams(session, head, answer.connection.session).await
     else {
         return;

@@ -65,7 +65,7 @@ impl Watcher {
                 let authority = template.authority.clone();
                 let request = path
                     .as_ref()
-                    .map(|path| probe_head(server, &template.authority, path));
+                    .map(|path| probe_head(server, &template.authority, path, pool.http2));
                 Some(Box::new(Probe {
                     connector: self.connector.clone(),
                     template,
@@ -79,7 +79,7 @@ impl Watcher {
                     duration,
                     loading,
                     models: (loading == Loading::AnswersLate)
-                        .then(|| probe_head(server, &authority, "/api/ps")),
+                        .then(|| probe_head(server, &authority, "/api/ps", pool.http2)),
                     signs: signs.clone(),
                 }) as _)
             }
@@ -220,7 +220,7 @@ struct Probe {
     signs: Arc<Signs>,
 }
 
-fn probe_head(server: &config::Server, authority: &str, path: &str) -> RequestHeader {
+fn probe_head(server: &config::Server, authority: &str, path: &str, http2: bool) -> RequestHeader {
     let mut head = RequestHeader::build_no_case("GET", path.as_bytes(), Some(5))
         .expect("a checked path is valid");
     let mut set = |name, value: &str| {
@@ -234,7 +234,10 @@ fn probe_head(server: &config::Server, authority: &str, path: &str) -> RequestHe
         header::USER_AGENT,
         concat!("trunkline/", env!("CARGO_PKG_VERSION"), " (health check)"),
     );
-    set(header::CONNECTION, "close");
+    // HTTP/2 has no such header
+    if !http2 {
+        set(header::CONNECTION, "close");
+    }
     if let Some(key) = &server.key {
         set(header::AUTHORIZATION, &format!("Bearer {}", key.expose()));
     }
@@ -314,7 +317,7 @@ impl Probe {
 
     async fn get(&self, target: &Backend, request: &RequestHeader) -> Result<HttpSession> {
         // never a kept connection: that one exists does not say that another can be made
-        let peer = self.template.at(address(target), true, true);
+        let peer = self.template.at(address(target), true, false);
         let (mut session, _) = self.connector.get_http_session(&peer).await?;
         session
             .write_request_header(Box::new(request.clone()))

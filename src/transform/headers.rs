@@ -67,11 +67,13 @@ pub(crate) struct Hop<'a> {
     pub(crate) secure: bool,
 }
 
-/// The headers that `server` of `pool` gets, but for host and framing.
+/// The headers that `server` of `pool` gets, but for host and framing. `auth` says what becomes of
+/// the client's credentials there.
 pub(crate) fn to_server(
     client: &HeaderMap,
     pool: &Pool,
     server: &Server,
+    auth: Auth,
     hop: &Hop<'_>,
 ) -> Vec<(HeaderName, HeaderValue)> {
     let nominated = nominated(client);
@@ -81,7 +83,7 @@ pub(crate) fn to_server(
         let text = name.as_str();
         let dropped = HOP_BY_HOP.contains(&text)
             || OURS.contains(&text)
-            || (server.auth != Auth::Passthrough && CREDENTIALS.contains(&text))
+            || (auth != Auth::Passthrough && CREDENTIALS.contains(&text))
             // some servers take `_` for `-`, so such a name could be another header in disguise
             || text.contains('_')
             || nominated.iter().any(|n| n.eq_ignore_ascii_case(text))
@@ -90,7 +92,7 @@ pub(crate) fn to_server(
         if dropped {
             continue;
         }
-        if name == header::SEC_WEBSOCKET_PROTOCOL && server.auth != Auth::Passthrough {
+        if name == header::SEC_WEBSOCKET_PROTOCOL && auth != Auth::Passthrough {
             out.extend(without_key(value).map(|value| (name.clone(), value)));
         } else {
             out.push((name.clone(), value.clone()));
@@ -220,7 +222,7 @@ mod tests {
             host: Some("edge"),
             secure: true,
         };
-        to_server(client, pool, &pool.servers[0], &hop)
+        to_server(client, pool, &pool.servers[0], pool.servers[0].auth, &hop)
             .iter()
             .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
             .collect()

@@ -8,7 +8,13 @@ const KEY_PARAMETERS: &[&str] = &["key", "api_key", "api-key", "apikey", "access
 /// The target for a canonical path: a path that the kind has under another name becomes that;
 /// else the leading `/v1` becomes the path of the server's URL. A query stays, but for keys that
 /// are not meant for this pool.
-pub(crate) fn to_server(path: &str, query: Option<&str>, pool: &Pool, server: &Server) -> String {
+pub(crate) fn to_server(
+    path: &str,
+    query: Option<&str>,
+    pool: &Pool,
+    server: &Server,
+    auth: Auth,
+) -> String {
     let url = &server.url;
     let mut target = match pool.own_path(path) {
         // at the root of the server: the `/v1` that people write by habit does not come before it
@@ -24,7 +30,7 @@ pub(crate) fn to_server(path: &str, query: Option<&str>, pool: &Pool, server: &S
     let kept: Vec<&str> = query
         .into_iter()
         .flat_map(|query| query.split('&'))
-        .filter(|pair| server.auth == Auth::Passthrough || !is_key(pair))
+        .filter(|pair| auth == Auth::Passthrough || !is_key(pair))
         .collect();
     if !kept.is_empty() {
         target.push('?');
@@ -116,7 +122,10 @@ mod tests {
         let (path, query) = path
             .split_once('?')
             .map_or((path, None), |(p, q)| (p, Some(q)));
-        assert_eq!(to_server(path, query, &pool, &pool.servers[0]), expected);
+        assert_eq!(
+            to_server(path, query, &pool, &pool.servers[0], pool.servers[0].auth),
+            expected
+        );
     }
 
     #[test]

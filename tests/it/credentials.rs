@@ -212,3 +212,32 @@ routes:
         "the keys were really in use"
     );
 }
+
+#[test]
+fn a_clients_key_for_one_service_is_not_shown_to_another_it_falls_back_to() {
+    let (first, second) = (Server::failing(503), Server::named("second"));
+    let yaml = |auth: &str| {
+        format!(
+            "pools:
+  openai: {{ kind: openai, servers: ['http://{}/v1'], health: false }}
+  groq: {{ kind: groq, servers: ['http://localhost:{}/v1'], health: false{auth} }}
+routes: [{{ pool: openai, fallback: [groq] }}]",
+            first.address,
+            second.address.port()
+        )
+    };
+    let request = Request::json("/v1/chat/completions?api_key=sk-openai-client", "{}")
+        .header("authorization", "Bearer sk-openai-client");
+    let gateway = Gateway::start(&yaml(""));
+    assert_eq!(gateway.send(&request).status, 200);
+    assert!(first.seen()[0].text().contains("sk-openai-client"));
+    assert!(!second.seen()[0].text().contains("sk-openai-client"));
+    assert!(
+        gateway
+            .stderr()
+            .contains("pool `groq` gets no key in this route")
+    );
+    let gateway = Gateway::start(&yaml(", auth: passthrough"));
+    gateway.send(&request);
+    assert!(second.seen()[1].text().contains("sk-openai-client"));
+}

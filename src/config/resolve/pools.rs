@@ -47,6 +47,7 @@ impl Resolver<'_> {
         let slots = pool.slots.or(traits.and_then(|t| t.slots));
         let servers = self.servers(name, pool, slots, listeners, &pool_auth);
         let queue = self.queue(&here, pool, &servers);
+        let is_public = servers.iter().any(|server| server.url.is_public());
         let tls = tls::resolve(
             &pool.tls,
             &here.then("tls"),
@@ -90,6 +91,8 @@ impl Resolver<'_> {
             },
             tls,
             auth: pool_auth.auth,
+            key_written: pool.api_key.is_some() || pool.api_key_file.is_some(),
+            auth_written: pool.auth.is_some() || pool.servers.0.iter().any(|s| s.auth.is_some()),
             headers: self.header_rules(&here, &pool.headers),
             models: Names {
                 by_kind: ByKind::Models {
@@ -107,9 +110,11 @@ impl Resolver<'_> {
                 .warming
                 .unwrap_or(traits.map_or(Warming::Skip, |t| t.warming())),
             min_first_bytes: u64::from(pool.min_first_bytes.unwrap_or(1).max(1)),
-            zone: pool
-                .zone
-                .unwrap_or(if cloud { Zone::Cloud } else { Zone::Home }),
+            // whatever software it runs: an address on the internet is not at home
+            zone: pool.zone.unwrap_or(match cloud || is_public {
+                true => Zone::Cloud,
+                false => Zone::Home,
+            }),
             cost: pool
                 .cost
                 .unwrap_or(if cloud { Cost::Paid } else { Cost::Free }),

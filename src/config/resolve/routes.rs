@@ -99,6 +99,7 @@ impl Resolver<'_> {
             targets.push(Target {
                 pool,
                 fields: fields(&none, &none),
+                withhold: false,
             });
         }
         for (n, fallback) in route.fallback.iter().enumerate() {
@@ -115,13 +116,49 @@ impl Resolver<'_> {
                     ),
                 );
             } else {
+                let withhold = self.withhold(place, &targets, pool, pools);
                 targets.push(Target {
                     pool,
                     fields: fields(&fallback.set, &fallback.default),
+                    withhold,
                 });
             }
         }
         targets
+    }
+
+    /// Whether the client's credentials are kept from a fallback, as they are meant for a service
+    /// that is asked before. Only a pool whose `auth` is written gets them all the same.
+    fn withhold(
+        &mut self,
+        place: tree::Path,
+        before: &[Target],
+        pool: PoolId,
+        pools: &[Pool],
+    ) -> bool {
+        let pool = &pools[pool.0];
+        let first = before
+            .iter()
+            .map(|target| &pools[target.pool.0])
+            .find(|earlier| {
+                let mut hosts = pool.trusted_hosts();
+                earlier.trusted_hosts().next().is_some()
+                    && hosts.any(|host| !earlier.trusted_hosts().any(|known| known == host))
+            });
+        let Some(first) = first.filter(|_| !pool.auth_written) else {
+            return false;
+        };
+        // a variable that is not set here may be set where it runs
+        if pool.key_written {
+            return true;
+        }
+        let message = format!(
+            "pool `{}` gets no key in this route: the client's is meant for `{}`",
+            pool.name, first.name
+        );
+        let help = "give it an `api_key`, or write `auth: passthrough` if one key is for both";
+        self.report(Severity::Warning, place, message, Some(help.to_owned()));
+        true
     }
 
     fn pool_id(&mut self, path: tree::Path, name: &str, pools: &[Pool]) -> Option<PoolId> {
