@@ -11,6 +11,7 @@ mod credentials;
 mod embedded;
 mod endpoints;
 mod fallback;
+mod faults;
 mod http2;
 mod layers;
 mod lifecycle;
