@@ -206,6 +206,7 @@ impl Relay<'_> {
                     return deliver(&ground, session, x, answer, Standing::Good, upload).await;
                 }
                 (_, Ok(answer)) if poison => {
+                    self.settle(&asked, outcome, Some(&answer));
                     return deliver(&ground, session, x, answer, Standing::Last, upload).await;
                 }
                 (_, result) => result,
