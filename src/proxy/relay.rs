@@ -253,7 +253,7 @@ impl Relay<'_> {
                     Box::pin(self.queue(session, x, upload, target)).await?
                 }
                 Ok(Next::Warm { target }) => {
-                    Box::pin(self.warm_up(session, upload, target)).await?;
+                    Box::pin(self.warm_up(session, x, upload, target)).await?;
                     None
                 }
                 Err(spent) => Some(Err(spent)),
