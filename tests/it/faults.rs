@@ -1,6 +1,8 @@
 //! Servers that fail the way speech boxes do: what the client sees of it, who serves instead, how
 //! long that takes, and that the servers, the metrics and the log tell the same story.
 
+mod evidence;
+
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Mutex;
@@ -95,7 +97,16 @@ fn served_by_the_second(scene: &Scene, answer: Answer, second: &str, failed: &st
 
 #[test]
 fn a_200_with_nothing_behind_it_is_another_servers_turn() {
-    let cases: [(&str, Act, &str, &str); 5] = [
+    let cases: [(&str, Act, &str, &str); 6] = [
+        (
+            "the end of an old answer",
+            |wire| {
+                wire.raw("HTTP/1.0 200 OK\r\ncontent-type: audio/mpeg\r\n\r\n");
+                false
+            },
+            "",
+            "empty",
+        ),
         (
             "a close",
             |wire| {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Answer, BlackHole, Gateway, Place, Request, Server, eventually};
+use super::{Answer, BlackHole, Gateway, Place, Request, Seen, Server, eventually};
 
 /// Where requests may be sent to: a place in the configuration, and who stands there.
 pub struct Spot {
@@ -114,8 +114,19 @@ impl Scene {
     /// How many requests of clients a server has seen.
     #[track_caller]
     pub fn count(&self, name: &str) -> usize {
+        requests(self.server(name))
+    }
+
+    /// All that a server has seen.
+    #[track_caller]
+    pub fn seen(&self, name: &str) -> Vec<Seen> {
+        self.server(name).seen()
+    }
+
+    #[track_caller]
+    fn server(&self, name: &str) -> &Server {
         let spot = self.spots.iter().find(|spot| spot.name == name);
-        requests(spot.unwrap().server.as_ref().unwrap())
+        spot.and_then(|spot| spot.server.as_ref()).unwrap()
     }
 
     /// These are the answers to all requests so far, in any order, and every account of them is the
