@@ -76,21 +76,19 @@ fn a_server_that_says_when_to_come_back_is_left_alone_until_then() {
 
 #[test]
 fn whole_seconds_of_retry_after_count_for_429_and_503_alike() {
-    for status in [429, 503] {
+    for (status, second) in [(429, "a/good"), (503, "a/good"), (429, "b/good")] {
         let busy =
             Server::fake(move |_, wire| refuse(wire, status, &[("retry-after", "3600")], ""));
         let spots = vec![
             Spot::new("a/busy", busy),
-            Spot::new("a/good", Server::named("good")),
+            Spot::new(second, Server::named("good")),
         ];
         let scene = Scene::start(spots, &[("a", "eject: false")], "");
         let answers: Vec<Answer> = (0..8).map(|_| scene.send(&speech())).collect();
-        assert!(answers.iter().all(|answer| answer.status == 200));
-        assert_eq!(
-            (scene.count("a/busy"), scene.count("a/good")),
-            (1, 8),
-            "{status}"
-        );
+        let attempts = format!("a/busy={status},{second}=200");
+        served(&answers[0], second, Some(&attempts));
+        answers[1..].iter().for_each(|a| served(a, second, None));
+        assert_eq!((scene.count("a/busy"), scene.count(second)), (1, 8));
         scene.agrees(&answers);
     }
 }
@@ -319,6 +317,31 @@ fn a_kokoro_that_still_starts_refuses_and_is_waited_for() {
     let attempts = answer.header("x-attempts").unwrap();
     assert!(attempts.starts_with("a/late=connect_error,"), "{attempts}");
     assert!(attempts.ends_with(",a/late=200"), "{attempts}");
+    assert_eq!((server.count(), scene.count("b/spare")), (1, 0));
+    scene.agrees(&[answer]);
+}
+
+#[test]
+fn a_kokoro_that_its_probes_find_starting_is_waited_for() {
+    let place = Place::new();
+    let spots = vec![
+        Spot::place("a/late", &place),
+        Spot::new("b/spare", Server::named("spare")),
+    ];
+    let pool = format!("kind: kokoro, warming: wait, {PROBED}");
+    let scene = Scene::start(spots, &[("a", &pool)], "");
+    eventually("it is seen starting", || {
+        scene.gateway.metric("trunkline_server_warming", &[]) == 1.0
+    });
+    let (answer, server) = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| scene.send(&speech()));
+        eventually("the request waits", || {
+            scene.gateway.metric("trunkline_requests_in_flight", &[]) == 1.0
+        });
+        let server = place.serve(|_, wire| well(wire));
+        (asking.join().unwrap(), server)
+    });
+    served(&answer, "a/late", None);
     assert_eq!((server.count(), scene.count("b/spare")), (1, 0));
     scene.agrees(&[answer]);
 }
@@ -640,13 +663,15 @@ fn the_last_server_is_never_ejected() {
 
 #[test]
 fn a_request_that_two_servers_refuse_alike_ends_there_and_ejects_nobody() {
-    for kind in ["", "kind: whisper.cpp, "] {
-        let names = ["a/x", "a/y", "a/z", "b/spare"];
-        let spots = names
-            .map(|name| Spot::new(name, Server::failing(500)))
-            .into();
-        let pool = format!("{kind}eject: {{ after: 1, max_percent: 100, for: 1h }}");
-        let scene = Scene::start(spots, &[("a", &pool)], "retry: { on: [500] }");
+    let eject = "eject: { after: 1, max_percent: 100, for: 1h }";
+    let whisper = format!("kind: whisper.cpp, {eject}");
+    for (names, pool) in [
+        (["a/x", "a/y", "a/z", "b/spare"], eject),
+        (["a/x", "a/y", "a/z", "b/spare"], &whisper),
+        (["a/x", "b/y", "b/z", "c/spare"], eject),
+    ] {
+        let spots = names.map(|name| Spot::new(name, Server::failing(500)));
+        let scene = Scene::start(spots.into(), &[("a", pool)], "retry: { on: [500] }");
         let answers: Vec<Answer> = (0..6).map(|_| scene.send(&speech())).collect();
         for answer in &answers {
             assert_eq!(answer.status, 500);
@@ -656,8 +681,9 @@ fn a_request_that_two_servers_refuse_alike_ends_there_and_ejects_nobody() {
             assert_eq!(attempts.matches("=500").count(), 2, "{attempts}");
         }
         let asked: usize = names.iter().map(|name| scene.count(name)).sum();
-        assert_eq!((asked, scene.count("b/spare")), (12, 0), "{kind}");
-        assert_eq!(scene.gateway.metric("trunkline_ejections_total", &[]), 0.0);
+        assert_eq!((asked, scene.count(names[3])), (12, 0), "{pool}");
+        let ejections = scene.gateway.metric("trunkline_ejections_total", &[]);
+        assert_eq!(ejections, 0.0, "{pool}");
         scene.agrees(&answers);
     }
 }
