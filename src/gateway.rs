@@ -104,6 +104,7 @@ impl Gateway {
                 })
             });
             by_kind
+                || (pool.asks_for_models() && operation.is_some_and(Operation::has_model))
                 || target.fields != config::Fields::default()
                 || !pool.models.is_empty()
                 || !pool.voices.is_empty()

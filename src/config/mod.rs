@@ -430,6 +430,13 @@ impl Pool {
         self.kind.map_or(Loading::Silent, |k| k.traits().loading)
     }
 
+    /// Whether it matters which model a request is for: some servers may have it in memory, or
+    /// others serve while it is loaded.
+    pub(crate) fn asks_for_models(&self) -> bool {
+        self.loading() == Loading::AnswersLate
+            && (self.servers.len() > 1 || self.warming == Warming::Skip)
+    }
+
     /// The largest body in bytes its servers take; `audio` is that of an upload of audio.
     pub(crate) fn largest_body(&self, audio: bool) -> Option<u64> {
         let by_kind = self.kind.and_then(|k| k.traits().max_upload);

@@ -111,6 +111,12 @@ impl Operation {
         }
     }
 
+    /// Whether it is a question to a language model, which its body names.
+    pub(crate) fn has_model(self) -> bool {
+        use Operation::{Chat, Completion, Embedding, Response};
+        matches!(self, Chat | Completion | Embedding | Response)
+    }
+
     /// Whether it takes audio.
     pub(crate) fn hears(self) -> bool {
         matches!(self, Operation::Transcription | Operation::Translation)

@@ -116,7 +116,8 @@ fn leave_alone(
             pool.warm(member, LOADING, now);
         }
         Outcome::NoQuota if own_account => pool.rest(member, NO_QUOTA, now),
-        Outcome::Answered(429 | 503) if own_account => {
+        Outcome::Answered(429) if !own_account => {}
+        Outcome::Answered(429 | 503) => {
             if let Some(pause) = asked {
                 pool.rest(member, pause, now);
             }

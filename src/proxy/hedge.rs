@@ -11,7 +11,7 @@ use super::account::outcome_of;
 use super::body::Upload;
 use super::connection::Answer;
 use super::exchange::Exchange;
-use super::leg::Failed;
+use super::leg::{Failed, Patience};
 use super::relay::{Asked, Ground, Relay, cancelled, note};
 use super::side::{Side, while_client_stays, within};
 use crate::config::HedgeAfter;
@@ -115,7 +115,7 @@ struct Track<'a> {
     x: &'a Exchange,
     head: &'a RequestHeader,
     upload: &'a Upload,
-    patience: Option<(Instant, Phase)>,
+    patience: Option<Patience>,
 }
 
 impl<'a> Track<'a> {

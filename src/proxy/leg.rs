@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use super::body::Upload;
 use super::connection::{Answer, Connection};
 use super::exchange::{Exchange, Stop};
 use super::peer::PeerTemplate;
@@ -45,9 +46,17 @@ pub(super) struct Leg<'a> {
     pub(super) template: &'a PeerTemplate,
     pub(super) rewritten: Rewritten,
     pub(super) target: usize,
-    /// When the answer has to have begun, as the client waits no longer.
-    pub(super) patience: Option<(Instant, Phase)>,
+    pub(super) patience: Option<Patience>,
     pub(super) started: Instant,
+}
+
+/// How long the client waits for the beginning of an answer.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// From the moment that all of its body is here.
+    pub(super) time: Duration,
+    /// Somebody else can be asked, who gets half of what is left.
+    pub(super) shared: bool,
 }
 
 /// Why there is no answer.
@@ -118,7 +127,11 @@ impl Leg<'_> {
     ) -> Result<Connection, Failed> {
         let peer = self.template.at(lease.address(), fresh, self.x.upgrade);
         let started = Instant::now();
-        let bound = self.bound(self.pool.config.timeouts.connect, Phase::Connect);
+        let bound = self.bound(
+            self.pool.config.timeouts.connect,
+            Phase::Connect,
+            side.upload(),
+        );
         // on the heap, as it is large and most of a request's life is not spent in it
         let connecting = Box::pin(self.edge.connector.get_http_session(&peer));
         let connected = side.during(self.edge, within(bound, connecting)).await?;
@@ -211,7 +224,11 @@ impl Leg<'_> {
         }
         self.metrics.send.observe(sending.elapsed().as_secs_f64());
         let waiting = Instant::now();
-        let bound = self.bound(self.pool.config.timeouts.first_byte, Phase::FirstByte);
+        let bound = self.bound(
+            self.pool.config.timeouts.first_byte,
+            Phase::FirstByte,
+            side.upload(),
+        );
         let head = self.response_head(connection, side, bound).await?;
         let first = self.first_piece(connection, side, bound, &head).await?;
         self.metrics.wait.observe(waiting.elapsed().as_secs_f64());
@@ -247,7 +264,7 @@ impl Leg<'_> {
                     .bytes_sent
                     .inc_by(piece.len() as u64);
                 let writing = pin!(up.write_request_body(piece, false));
-                let bound = self.bound(None, Phase::Send);
+                let bound = self.bound(None, Phase::Send, side.upload());
                 match side.during(self.edge, within(bound, writing)).await? {
                     Ok(written) => written.map_err(broken)?,
                     Err(phase) => return Err(Outcome::TimedOut(phase).into()),
@@ -374,9 +391,24 @@ impl Leg<'_> {
         }
     }
 
+    /// When the answer has to have begun, as the client waits no longer.
+    fn patience(&self, upload: &Upload) -> Option<(Instant, Phase)> {
+        let Patience { time, shared } = self.patience?;
+        let sent = upload.completed()?;
+        let deadline = sent + time;
+        let since = self.started.max(sent);
+        Some(match shared {
+            true => (
+                since + deadline.saturating_duration_since(since) / 2,
+                Phase::Share,
+            ),
+            false => (deadline, Phase::Client),
+        })
+    }
+
     /// The first of a phase's own limit, the route's per try, the pool's for all and the client's
     /// patience.
-    fn bound(&self, own: Option<Duration>, phase: Phase) -> Bound {
+    fn bound(&self, own: Option<Duration>, phase: Phase, upload: &Upload) -> Bound {
         let own = own.map(|limit| (Instant::now() + limit, phase));
         // from now on, not from the start: the time a client takes to send its body is its own
         let per_try = self
@@ -385,6 +417,6 @@ impl Leg<'_> {
             .per_try_timeout
             .map(|limit| (Instant::now() + limit, Phase::PerTry));
         let total = self.total().map(|at| (at, Phase::Total));
-        earliest(&[own, per_try, total, self.patience], phase)
+        earliest(&[own, per_try, total, self.patience(upload)], phase)
     }
 }

@@ -65,7 +65,12 @@ impl Relay<'_> {
             self.plan.pass(Refusal::QueueFull);
             return Ok(None);
         };
-        let waited = self.wait_in_line(session, x, upload, &pool, ticket).await;
+        let limit = limit.map(|limit| joining + limit);
+        let end = [limit, give_up(x, joining, elsewhere)];
+        let end = end.into_iter().flatten().min();
+        let waited = self
+            .wait_in_line(session, x, upload, &pool, ticket, end)
+            .await;
         x.record.times.queue += joining.elapsed();
         metrics.queued.observe(joining.elapsed().as_secs_f64());
         match waited? {
@@ -95,10 +100,9 @@ impl Relay<'_> {
         upload: &Upload,
         pool: &Arc<Pool>,
         mut ticket: Ticket,
+        end: Option<Instant>,
     ) -> Result<Waited, Stop> {
         let ground = self.ground;
-        let limit = pool.config.queue.timeout.map(|t| Instant::now() + t);
-        let end = [limit, x.deadline].into_iter().flatten().min();
         loop {
             let now = Instant::now();
             let look = end.map_or(now + LOOK, |end| end.min(now + LOOK));
@@ -123,18 +127,29 @@ impl Relay<'_> {
         }
     }
 
-    /// Waits a moment for servers that load, as long as their pool's `first_byte` allows.
+    /// Waits a moment for servers that load, as long as their pool's `first_byte` and the client
+    /// allow.
     pub(super) async fn warm_up(
         &mut self,
         session: &mut Session,
+        x: &Exchange,
         upload: &mut Upload,
         target: usize,
     ) -> Result<(), Stop> {
         let ground = self.ground;
         let pool = ground.gateway().pool(ground.settings.targets[target].pool);
         let since = *self.warming_since.get_or_insert_with(Instant::now);
-        let limit = pool.config.timeouts.first_byte;
-        if limit.is_some_and(|limit| since.elapsed() >= limit) {
+        let elsewhere = ground.on(session.req_header(), x, upload, |on| {
+            self.plan.has_another_pool(on)
+        });
+        let limit = pool.config.timeouts.first_byte.map(|limit| since + limit);
+        let end = [limit, give_up(x, since, elsewhere)];
+        let left = end
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|end| end.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
             self.warming_since = None;
             self.plan.pass(Refusal::Warming);
             return Ok(());
@@ -142,7 +157,20 @@ impl Relay<'_> {
         upload.read_ahead(session, None).await?;
         // while it is known who loads: by the end of the pause it may be over
         self.plan.try_again(pool, Instant::now());
-        stopped(while_client_stays(ground.edge, Some(session), pause(WARM_UP)).await)?;
+        let moment = left.map_or(WARM_UP, |left| left.min(WARM_UP));
+        stopped(while_client_stays(ground.edge, Some(session), pause(moment)).await)?;
         Ok(())
     }
+}
+
+/// When one that waits since then waits no longer for the client's sake: half of its time is for
+/// somebody else, if there is one.
+fn give_up(x: &Exchange, since: Instant, elsewhere: bool) -> Option<Instant> {
+    let deadline = x.deadline?;
+    let left = deadline.saturating_duration_since(since);
+    Some(if elsewhere {
+        since + left / 2
+    } else {
+        deadline
+    })
 }

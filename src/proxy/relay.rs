@@ -16,7 +16,7 @@ use super::body::Upload;
 use super::connection::Answer;
 use super::deliver::{Standing, deliver};
 use super::exchange::{Exchange, Stop};
-use super::leg::{Failed, Leg};
+use super::leg::{Failed, Leg, Patience};
 use super::side::{Side, pause, while_client_stays};
 use super::{Edge, Snapshot, hedge, preload};
 use crate::config::{HashBy, Route};
@@ -143,7 +143,7 @@ impl<'a> Ground<'a> {
         &self,
         x: &'a Exchange,
         asked: &Asked,
-        patience: Option<(Instant, Phase)>,
+        patience: Option<Patience>,
     ) -> Leg<'a> {
         let gateway = self.gateway();
         let rewritten = self
@@ -213,6 +213,7 @@ impl Relay<'_> {
                     return deliver(&ground, session, x, answer, Standing::Good, upload).await;
                 }
                 (_, Ok(answer)) if poison => {
+                    self.settle(&asked, outcome, Some(&answer));
                     return deliver(&ground, session, x, answer, Standing::Last, upload).await;
                 }
                 (_, result) => result,
@@ -267,7 +268,7 @@ impl Relay<'_> {
                     Box::pin(self.queue(session, x, upload, target)).await?
                 }
                 Ok(Next::Warm { target }) => {
-                    Box::pin(self.warm_up(session, upload, target)).await?;
+                    Box::pin(self.warm_up(session, x, upload, target)).await?;
                     None
                 }
                 Err(spent) => Some(Err(spent)),
@@ -302,26 +303,17 @@ impl Relay<'_> {
         (asked, result)
     }
 
-    /// When the answer has to have begun, as the client waits no longer. While somebody else could
-    /// be asked, this one gets half of what is left.
+    /// How long the client waits, and whether that time is to be shared.
     pub(super) fn patience(
         &self,
         head: &RequestHeader,
         x: &Exchange,
         upload: &Upload,
-    ) -> Option<(Instant, Phase)> {
-        let deadline = x.deadline?;
-        let now = Instant::now();
-        let others = self
-            .ground
-            .on(head, x, upload, |on| self.plan.could_go_on(on));
-        Some(match others {
-            true => (
-                now + deadline.saturating_duration_since(now) / 2,
-                Phase::Share,
-            ),
-            false => (deadline, Phase::Client),
-        })
+    ) -> Option<Patience> {
+        let time = x.patience?;
+        let plan = &self.plan;
+        let shared = self.ground.on(head, x, upload, |on| plan.could_go_on(on));
+        Some(Patience { time, shared })
     }
 
     /// Tells plan and pool how an attempt ended that is not passed on.

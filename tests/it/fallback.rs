@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::support::tls::TlsServer;
-use crate::support::{Gateway, Request, Server, form};
+use crate::support::{BlackHole, Gateway, Request, Server, form};
 
 /// A gateway whose first pool is at this URL and whose second is `good`.
 fn before(url: &str, good: &Server, pool: &str, route: &str) -> Gateway {
@@ -80,32 +80,9 @@ fn a_refused_connection() {
 
 #[test]
 fn a_black_hole_costs_the_connect_timeout() {
-    // a full backlog drops what comes
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket
-        .bind(
-            &"127.0.0.1:0"
-                .parse::<std::net::SocketAddr>()
-                .unwrap()
-                .into(),
-        )
-        .unwrap();
-    socket.listen(0).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let mut held = Vec::new();
-    while let Ok(stream) =
-        std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200))
-    {
-        held.push(stream);
-        assert!(held.len() < 100);
-    }
+    let hole = BlackHole::new();
     let good = Server::named("good");
-    let gateway = before(
-        &format!("http://{address}"),
-        &good,
-        "timeouts: { connect: 300ms }",
-        "",
-    );
+    let gateway = before(&hole.url(), &good, "timeouts: { connect: 300ms }", "");
     let answer = gateway.post("/v1/audio/speech", "{}");
     assert_eq!(answer.json()["served_by"], "good");
     assert!(

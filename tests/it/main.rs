@@ -12,6 +12,7 @@ mod embedded;
 mod endpoints;
 mod failover;
 mod fallback;
+mod faults;
 mod http2;
 mod layers;
 mod lifecycle;

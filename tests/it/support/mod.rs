@@ -7,13 +7,15 @@ pub mod client;
 pub mod gateway;
 pub mod http2;
 pub mod http2_server;
+pub mod scene;
 pub mod server;
 pub mod tls;
 
 pub use client::{Answer, Request, form};
 pub use gateway::Gateway;
 pub use http2::Http2;
-pub use server::{Seen, Server};
+pub use scene::{Scene, Spot};
+pub use server::{BlackHole, Place, Seen, Server, Wire};
 
 use std::time::{Duration, Instant};
 

@@ -193,10 +193,14 @@ impl Server {
 
     /// An address where nobody listens.
     pub fn refused() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
+        // bound and never listened on: so it stays nobody's, whatever other tests bind meanwhile
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        std::mem::forget(socket);
+        address
     }
 
     pub fn url(&self) -> String {
@@ -231,6 +235,77 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// An address that refuses until a server is put there, and again when that is killed.
+pub struct Place {
+    pub address: SocketAddr,
+    /// Bound and not listening, so that nobody else gets the port.
+    _held: socket2::Socket,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let held = bound("127.0.0.1:0".parse().unwrap()).unwrap();
+        Place {
+            address: held.local_addr().unwrap().as_socket().unwrap(),
+            _held: held,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Puts a server there, once the one before is gone.
+    pub fn serve(
+        &self,
+        handler: impl Fn(&Seen, &mut Wire) -> bool + Send + Sync + 'static,
+    ) -> Server {
+        let mut listener = None;
+        super::eventually("the address is free", || {
+            listener = bound(self.address)
+                .and_then(|socket| socket.listen(128).map(|()| socket))
+                .ok();
+            listener.is_some()
+        });
+        Server::on(listener.unwrap().into(), handler)
+    }
+}
+
+/// An address that takes no connection and refuses none, as a host does that is switched off.
+pub struct BlackHole {
+    pub address: SocketAddr,
+    _full: (socket2::Socket, Vec<TcpStream>),
+}
+
+impl BlackHole {
+    pub fn new() -> Self {
+        // a full backlog drops what comes
+        let socket = bound("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut held = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            held.push(stream);
+            assert!(held.len() < 100);
+        }
+        BlackHole {
+            address,
+            _full: (socket, held),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+fn bound(address: SocketAddr) -> std::io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 fn serve(
