@@ -2,6 +2,7 @@
 //! wins. What that costs is bounded by the route's retry budget.
 
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use pingora::http::RequestHeader;
@@ -84,11 +85,17 @@ impl Relay<'_> {
             head: &head,
             upload,
             patience,
+            other: OnceLock::new(),
         };
         let racing = track.run(&mut self.plan, first, attempt, after);
         let raced = match while_client_stays(ground.edge, Some(session), racing).await {
             Ok(raced) => raced,
-            Err(failed) => return (cut_short, Err(failed)),
+            Err(failed) => {
+                if let Some(other) = track.other.into_inner() {
+                    cancelled(&ground, x, &other);
+                }
+                return (cut_short, Err(failed));
+            }
         };
         if let Some((asked, result)) = raced.failed {
             let outcome = ended(&result);
@@ -115,6 +122,8 @@ struct Track<'a> {
     head: &'a RequestHeader,
     upload: &'a Upload,
     patience: Option<(Instant, Phase)>,
+    /// The second one, once it is asked: the race may end without a result.
+    other: OnceLock<Asked>,
 }
 
 impl<'a> Track<'a> {
@@ -149,6 +158,7 @@ impl<'a> Track<'a> {
         };
         self.x.metrics().hedges_started.inc();
         let other = self.ground.asked(&second);
+        let _ = self.other.set(self.ground.asked(&second));
         let other_leg = self.ground.leg(self.x, &other, self.patience);
         let mut second = pin!(other_leg.ask(self.side(), second.lease));
         let (result, second_ended) = tokio::select! {
