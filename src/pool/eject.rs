@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Pool;
 use super::member::Member;
+use crate::config;
 
 /// First-byte times a server must have before it is called slow.
 const ENOUGH: usize = 8;
@@ -150,6 +151,20 @@ impl Pool {
     /// Leaves a member alone for so long, as it asked for.
     pub(crate) fn rest(&self, member: &Member, pause: Duration, now: Instant) {
         member.rest(self.clock(now) + pause.min(LONGEST_REST));
+    }
+
+    /// The same for all members of some servers.
+    pub(crate) fn rest_all(
+        &self,
+        some: impl Fn(&config::Server) -> bool,
+        pause: Duration,
+        now: Instant,
+    ) {
+        for member in &self.roster.load().members {
+            if some(self.server(member)) {
+                self.rest(member, pause, now);
+            }
+        }
     }
 
     /// Notes that a member still loads, and when to ask it again.

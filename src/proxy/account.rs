@@ -4,8 +4,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 
-use crate::config::Auth;
 use crate::config::kind::{Loading, Warming};
+use crate::config::{self, Auth};
 use crate::gateway::Gateway;
 use crate::inspect::answer::{readable, retry_after, says_loading, says_no_quota};
 use crate::plan::{Outcome, Phase};
@@ -115,7 +115,12 @@ fn leave_alone(
         {
             pool.warm(member, LOADING, now);
         }
-        Outcome::NoQuota if own_account => pool.rest(member, NO_QUOTA, now),
+        // nor has any other server of the pool with this account
+        Outcome::NoQuota if own_account => {
+            let key = &pool.server(member).key;
+            let same = |server: &config::Server| server.key == *key;
+            pool.rest_all(same, NO_QUOTA, now);
+        }
         Outcome::Answered(429) if !own_account => {}
         Outcome::Answered(429 | 503) => {
             if let Some(pause) = asked {

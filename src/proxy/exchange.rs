@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 use prometheus::IntGauge;
 
 use super::Snapshot;
+use super::body::Upload;
 use super::connection::Answer;
 use crate::config::Pool;
 use crate::inspect::endpoint::Operation;
@@ -31,8 +32,6 @@ pub(crate) struct Exchange {
     pub(super) upgrade: bool,
     /// How long the client waits for an answer, less what that needs to reach it.
     pub(super) patience: Option<Duration>,
-    /// When that is over; it begins when all of its body is here.
-    pub(super) deadline: Option<Instant>,
     /// The listener decides about CORS, not the servers.
     pub(super) cors: bool,
     /// Headers that every answer to this client carries.
@@ -80,7 +79,6 @@ impl Exchange {
             home: false,
             upgrade: false,
             patience: None,
-            deadline: None,
             cors: false,
             answer_headers: Vec::new(),
             _in_flight: InFlight(in_flight.clone()),
@@ -103,9 +101,14 @@ impl Exchange {
         }
     }
 
+    /// When the client gives up: it begins to wait when all of its body is here.
+    pub(super) fn deadline(&self, upload: &Upload) -> Option<Instant> {
+        Some(upload.completed()? + self.patience?)
+    }
+
     /// The client has given up by now, or is about to.
-    pub(super) fn is_late(&self) -> bool {
-        self.deadline
+    pub(super) fn is_late(&self, upload: &Upload) -> bool {
+        self.deadline(upload)
             .is_some_and(|deadline| Instant::now() >= deadline)
     }
 

@@ -2,6 +2,7 @@
 //! wins. What that costs is bounded by the route's retry budget.
 
 use std::pin::pin;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pingora::http::RequestHeader;
@@ -22,8 +23,6 @@ type Result = std::result::Result<Box<Answer>, Failed>;
 
 /// How a race ended.
 struct Raced {
-    /// Who ended first without a good answer, if the other one had to be waited for.
-    failed: Option<(Asked, Result)>,
     last: Asked,
     result: Result,
     /// Who was not waited for.
@@ -85,20 +84,37 @@ impl Relay<'_> {
             head: &head,
             upload,
             patience,
+            other: OnceLock::new(),
+            failed: Mutex::default(),
         };
         let racing = track.run(&mut self.plan, first, attempt, after);
-        let raced = match while_client_stays(ground.edge, Some(session), racing).await {
+        let raced = while_client_stays(ground.edge, Some(session), racing).await;
+        let Track { other, failed, .. } = track;
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let failed = failed.map(|(asked, result)| {
+            self.lost(x, &asked, result);
+            asked
+        });
+        let raced = match raced {
             Ok(raced) => raced,
-            Err(failed) => return (cut_short, Err(failed)),
-        };
-        if let Some((asked, result)) = raced.failed {
-            let outcome = ended(&result);
-            note(&ground, x, &asked, &outcome.brief());
-            self.settle(&asked, outcome, result.as_deref().ok());
-            if let Ok(answer) = result {
-                tokio::spawn(answer.discard(ground.edge.clone()));
+            // the client left: whoever is still asked is cancelled, the last one by the caller
+            Err(stopped) => {
+                let mut asked = [Some(cut_short), other.into_inner()]
+                    .into_iter()
+                    .flatten()
+                    .filter(|one| !failed.as_ref().is_some_and(|f| f.is_same(one)));
+                let first = asked.next();
+                let last = match (first, asked.next()) {
+                    (Some(first), Some(second)) => {
+                        cancelled(&ground, x, &first);
+                        second
+                    }
+                    (Some(first), None) => first,
+                    (None, _) => failed.expect("of two servers one failed"),
+                };
+                return (last, Err(stopped));
             }
-        }
+        };
         if let Some(left) = raced.left {
             cancelled(&ground, x, &left);
         }
@@ -106,6 +122,17 @@ impl Relay<'_> {
             x.metrics().hedges_won.inc();
         }
         (raced.last, raced.result)
+    }
+
+    /// Notes the one that ended first without a good answer.
+    fn lost(&mut self, x: &mut Exchange, asked: &Asked, result: Result) {
+        let outcome = ended(&result);
+        note(&self.ground, x, asked, &outcome.brief());
+        self.plan.is_poison(outcome);
+        self.settle(asked, outcome, result.as_deref().ok());
+        if let Ok(answer) = result {
+            tokio::spawn(answer.discard(self.ground.edge.clone()));
+        }
     }
 }
 
@@ -116,6 +143,10 @@ struct Track<'a> {
     head: &'a RequestHeader,
     upload: &'a Upload,
     patience: Option<Patience>,
+    /// The second one, once it is asked: the race may end without a result.
+    other: OnceLock<Asked>,
+    /// Who ended first without a good answer, while the other is still asked.
+    failed: Mutex<Option<(Asked, Result)>>,
 }
 
 impl<'a> Track<'a> {
@@ -141,7 +172,6 @@ impl<'a> Track<'a> {
                 Err(_) => first.await,
             };
             return Raced {
-                failed: None,
                 last: asked,
                 result,
                 left: None,
@@ -150,6 +180,7 @@ impl<'a> Track<'a> {
         };
         self.x.metrics().hedges_started.inc();
         let other = self.ground.asked(&second);
+        let _ = self.other.set(self.ground.asked(&second));
         let other_leg = self.ground.leg(self.x, &other, self.patience);
         let mut second = pin!(other_leg.ask(self.side(), second.lease));
         let (result, second_ended) = tokio::select! {
@@ -163,20 +194,19 @@ impl<'a> Track<'a> {
         };
         if self.is_good(&result) {
             return Raced {
-                failed: None,
                 last: ended_first,
                 result,
                 left: Some(still_asked),
                 won: second_ended,
             };
         }
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((ended_first, result));
         let rest = match second_ended {
             true => first.await,
             false => second.await,
         };
         Raced {
             won: !second_ended && self.is_good(&rest),
-            failed: Some((ended_first, result)),
             last: still_asked,
             result: rest,
             left: None,

@@ -66,7 +66,7 @@ impl Relay<'_> {
             return Ok(None);
         };
         let limit = limit.map(|limit| joining + limit);
-        let end = [limit, give_up(x, joining, elsewhere)];
+        let end = [limit, give_up(x, upload, joining, elsewhere)];
         let end = end.into_iter().flatten().min();
         let waited = self
             .wait_in_line(session, x, upload, &pool, ticket, end)
@@ -143,7 +143,7 @@ impl Relay<'_> {
             self.plan.has_another_pool(on)
         });
         let limit = pool.config.timeouts.first_byte.map(|limit| since + limit);
-        let end = [limit, give_up(x, since, elsewhere)];
+        let end = [limit, give_up(x, upload, since, elsewhere)];
         let left = end
             .into_iter()
             .flatten()
@@ -165,8 +165,8 @@ impl Relay<'_> {
 
 /// When one that waits since then waits no longer for the client's sake: half of its time is for
 /// somebody else, if there is one.
-fn give_up(x: &Exchange, since: Instant, elsewhere: bool) -> Option<Instant> {
-    let deadline = x.deadline?;
+fn give_up(x: &Exchange, upload: &Upload, since: Instant, elsewhere: bool) -> Option<Instant> {
+    let deadline = x.deadline(upload)?;
     let left = deadline.saturating_duration_since(since);
     Some(if elsewhere {
         since + left / 2

@@ -69,6 +69,12 @@ pub(super) struct Asked {
     pub(super) trial: bool,
 }
 
+impl Asked {
+    pub(super) fn is_same(&self, other: &Asked) -> bool {
+        Arc::ptr_eq(&self.member, &other.member)
+    }
+}
+
 /// Serves a routed request.
 pub(super) async fn relay(
     edge: &Arc<Edge>,
@@ -249,11 +255,7 @@ impl Relay<'_> {
     ) -> Result<Result<Attempt, Spent>, Stop> {
         let ground = self.ground;
         loop {
-            if x.deadline.is_none() {
-                let sent = x.patience.zip(upload.completed());
-                x.deadline = sent.map(|(patience, sent)| sent + patience);
-            }
-            if let Some(last) = self.last.as_ref().filter(|_| x.is_late()) {
+            if let Some(last) = self.last.as_ref().filter(|_| x.is_late(upload)) {
                 let late = Outcome::TimedOut(Phase::Client);
                 return Err(reply::plan_failed(late, &last.pool, &last.server).into());
             }

@@ -809,3 +809,26 @@ fn who_waits_for_a_slot_moves_on_in_time_for_the_client() {
     served(&answer, "b/good", None);
     assert!(answer.took < Duration::from_secs(2), "{:?}", answer.took);
 }
+
+#[test]
+fn a_client_that_leaves_a_hedged_request_is_counted_at_both_servers() {
+    let spots = vec![
+        Spot::new("a/x", acting(silent)),
+        Spot::new("a/y", acting(silent)),
+    ];
+    let scene = Scene::start(spots, &[], "hedge: { after: 50ms }");
+    let mut client = crate::support::client::connect(scene.gateway.address);
+    std::io::Write::write_all(&mut client, &speech().bytes()).unwrap();
+    eventually("both are asked", || {
+        scene.count("a/x") + scene.count("a/y") == 2
+    });
+    drop(client);
+    let line = scene.gateway.access_log(1).remove(0);
+    assert_eq!(line["termination"], "client_abort");
+    assert_eq!(line["attempts"].as_array().unwrap().len(), 2, "{line}");
+    for server in ["x", "y"] {
+        let cancelled = [("server", server), ("result", "cancelled")];
+        let counted = scene.gateway.metric("trunkline_attempts_total", &cancelled);
+        assert_eq!(counted, 1.0, "{server}");
+    }
+}
