@@ -12,7 +12,7 @@ use super::account::outcome_of;
 use super::body::Upload;
 use super::connection::Answer;
 use super::exchange::Exchange;
-use super::leg::{Failed, Patience};
+use super::leg::Failed;
 use super::relay::{Asked, Ground, Relay, cancelled, note};
 use super::side::{Side, while_client_stays, within};
 use crate::config::HedgeAfter;
@@ -70,7 +70,7 @@ impl Relay<'_> {
     ) -> (Asked, Result) {
         let ground = self.ground;
         let head = session.req_header().clone();
-        let patience = self.patience(&head, x, upload);
+        let shared = self.shares_time(&head, x, upload);
         let first = ground.asked(&attempt);
         let cut_short = Asked {
             target: first.target,
@@ -83,7 +83,7 @@ impl Relay<'_> {
             x,
             head: &head,
             upload,
-            patience,
+            shared,
             other: OnceLock::new(),
             failed: Mutex::default(),
         };
@@ -142,7 +142,7 @@ struct Track<'a> {
     x: &'a Exchange,
     head: &'a RequestHeader,
     upload: &'a Upload,
-    patience: Option<Patience>,
+    shared: bool,
     /// The second one, once it is asked: the race may end without a result.
     other: OnceLock<Asked>,
     /// Who ended first without a good answer, while the other is still asked.
@@ -158,7 +158,7 @@ impl<'a> Track<'a> {
     }
 
     async fn run(&self, plan: &mut Plan, asked: Asked, attempt: Attempt, after: Duration) -> Raced {
-        let leg = self.ground.leg(self.x, &asked, self.patience);
+        let leg = self.ground.leg(self.x, &asked, self.shared);
         let mut first = pin!(leg.ask(self.side(), attempt.lease));
         let soon = (Some(Instant::now() + after), Phase::FirstByte);
         let early = within(soon, &mut first).await;
@@ -181,7 +181,7 @@ impl<'a> Track<'a> {
         self.x.metrics().hedges_started.inc();
         let other = self.ground.asked(&second);
         let _ = self.other.set(self.ground.asked(&second));
-        let other_leg = self.ground.leg(self.x, &other, self.patience);
+        let other_leg = self.ground.leg(self.x, &other, self.shared);
         let mut second = pin!(other_leg.ask(self.side(), second.lease));
         let (result, second_ended) = tokio::select! {
             biased;

@@ -46,17 +46,9 @@ pub(super) struct Leg<'a> {
     pub(super) template: &'a PeerTemplate,
     pub(super) rewritten: Rewritten,
     pub(super) target: usize,
-    pub(super) patience: Option<Patience>,
-    pub(super) started: Instant,
-}
-
-/// How long the client waits for the beginning of an answer.
-#[derive(Clone, Copy)]
-pub(super) struct Patience {
-    /// From the moment that all of its body is here.
-    pub(super) time: Duration,
-    /// Somebody else can be asked, who gets half of what is left.
+    /// Somebody else can be asked, who gets half of the time that the client has left.
     pub(super) shared: bool,
+    pub(super) started: Instant,
 }
 
 /// Why there is no answer.
@@ -393,11 +385,9 @@ impl Leg<'_> {
 
     /// When the answer has to have begun, as the client waits no longer.
     fn patience(&self, upload: &Upload) -> Option<(Instant, Phase)> {
-        let Patience { time, shared } = self.patience?;
-        let sent = upload.completed()?;
-        let deadline = sent + time;
-        let since = self.started.max(sent);
-        Some(match shared {
+        let deadline = self.x.deadline(upload)?;
+        let since = self.started.max(upload.completed()?);
+        Some(match self.shared {
             true => (
                 since + deadline.saturating_duration_since(since) / 2,
                 Phase::Share,

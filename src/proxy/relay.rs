@@ -16,7 +16,7 @@ use super::body::Upload;
 use super::connection::Answer;
 use super::deliver::{Standing, deliver};
 use super::exchange::{Exchange, Stop};
-use super::leg::{Failed, Leg, Patience};
+use super::leg::{Failed, Leg};
 use super::side::{Side, pause, while_client_stays};
 use super::{Edge, Snapshot, hedge, preload};
 use crate::config::{HashBy, Route};
@@ -145,12 +145,7 @@ impl<'a> Ground<'a> {
     }
 
     /// The leg for an attempt.
-    pub(super) fn leg(
-        &self,
-        x: &'a Exchange,
-        asked: &Asked,
-        patience: Option<Patience>,
-    ) -> Leg<'a> {
+    pub(super) fn leg(&self, x: &'a Exchange, asked: &Asked, shared: bool) -> Leg<'a> {
         let gateway = self.gateway();
         let rewritten = self
             .body
@@ -165,7 +160,7 @@ impl<'a> Ground<'a> {
             template: &self.snapshot.peers[asked.pool_id][asked.member.server],
             rewritten,
             target: asked.target,
-            patience,
+            shared,
             started: Instant::now(),
         }
     }
@@ -298,24 +293,18 @@ impl Relay<'_> {
         if let Some(after) = hedge::after(&ground, x, upload, &attempt) {
             return Box::pin(self.race(session, x, upload, attempt, after)).await;
         }
-        let patience = self.patience(session.req_header(), x, upload);
+        let shared = self.shares_time(session.req_header(), x, upload);
         let asked = ground.asked(&attempt);
-        let leg = ground.leg(x, &asked, patience);
+        let leg = ground.leg(x, &asked, shared);
         let result = leg.ask(Side::Live { session, upload }, attempt.lease).await;
         (asked, result)
     }
 
-    /// How long the client waits, and whether that time is to be shared.
-    pub(super) fn patience(
-        &self,
-        head: &RequestHeader,
-        x: &Exchange,
-        upload: &Upload,
-    ) -> Option<Patience> {
-        let time = x.patience?;
+    /// Whether the time that the client gives has to do for another attempt.
+    pub(super) fn shares_time(&self, head: &RequestHeader, x: &Exchange, upload: &Upload) -> bool {
         let plan = &self.plan;
-        let shared = self.ground.on(head, x, upload, |on| plan.could_go_on(on));
-        Some(Patience { time, shared })
+        let others = || self.ground.on(head, x, upload, |on| plan.could_go_on(on));
+        x.patience.is_some() && others()
     }
 
     /// Tells plan and pool how an attempt ended that is not passed on.
