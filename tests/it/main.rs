@@ -6,6 +6,7 @@
 )]
 #![allow(unreachable_pub, reason = "`support` is a small library of its own")]
 
+mod balance;
 mod cli;
 mod credentials;
 mod embedded;

@@ -6,12 +6,14 @@
 pub mod client;
 pub mod gateway;
 pub mod http2;
+pub mod load;
 pub mod server;
 pub mod tls;
 
 pub use client::{Answer, Request, form};
 pub use gateway::Gateway;
 pub use http2::Http2;
+pub use load::Load;
 pub use server::{Seen, Server};
 
 use std::time::{Duration, Instant};
