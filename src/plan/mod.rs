@@ -30,6 +30,8 @@ pub(crate) struct Terrain<'a> {
     pub(crate) home: bool,
     /// Length of the body, if it is known by now.
     pub(crate) length: Option<u64>,
+    /// All of the body is here.
+    pub(crate) complete: bool,
     /// The body is an upload of audio.
     pub(crate) audio: bool,
     /// What the request is hashed by.
@@ -42,6 +44,8 @@ pub(crate) struct Terrain<'a> {
 /// What comes next.
 pub(crate) enum Next {
     Ask(Attempt),
+    /// The rest of the body is to be read before a server is chosen.
+    ReadBody,
     /// All slots of the target's pool are taken; one may wait for one, or `pass`.
     Queue {
         target: usize,
@@ -95,8 +99,8 @@ pub(crate) enum Refusal {
     QueueTimeout,
     /// It loads for longer than is waited for it.
     Warming,
-    /// The body is larger than the servers take, in bytes.
-    TooLarge(u64),
+    /// The body is larger than its servers take.
+    TooLarge,
     /// The request must stay at home.
     Zone,
 }
@@ -162,6 +166,9 @@ impl Plan {
                 if let Some(refusal) = bars(&pool.config, on) {
                     self.pass(refusal);
                     continue;
+                }
+                if needs_body(pool, on) {
+                    return Ok(Next::ReadBody);
                 }
                 if self.would_be_cold(pool, on) {
                     self.cold.push(self.target);
@@ -304,8 +311,12 @@ impl Plan {
     /// Passes the current pool over.
     pub(crate) fn pass(&mut self, why: Refusal) {
         // a queue says more about what could be done than what the file rules out
-        let says_less = matches!(self.passed, None | Some(Refusal::Zone));
-        if says_less {
+        let says = |why: Refusal| match why {
+            Refusal::Zone => 1,
+            Refusal::TooLarge => 2,
+            Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Warming => 3,
+        };
+        if self.passed.is_none_or(|passed| says(passed) < says(why)) {
             self.passed = Some(why);
         }
         self.move_on();
@@ -388,7 +399,16 @@ fn bars(pool: &Settings, on: &Terrain<'_>) -> Option<Refusal> {
     let limit = pool.largest_body(on.audio)?;
     on.length
         .is_some_and(|length| length > limit)
-        .then_some(Refusal::TooLarge(limit))
+        .then_some(Refusal::TooLarge)
+}
+
+/// Whether a pool needs all of the body before one of its servers is chosen: a server that gets it
+/// in one go would have a slot taken for as long as the client sends, and a body that tells no
+/// length may be larger than the servers take.
+fn needs_body(pool: &Pool, on: &Terrain<'_>) -> bool {
+    let settings = &pool.config;
+    let may_be_too_large = on.length.is_none() && settings.largest_body(on.audio).is_some();
+    !on.complete && (settings.buffers_uploads() || may_be_too_large) && pool.is_available(on.now)
 }
 
 /// The pause before the `n`th attempt in one pool: none before the first retry, which goes to
@@ -419,6 +439,7 @@ mod tests {
             budget,
             home: false,
             length: None,
+            complete: true,
             audio: false,
             hash: &|_| 0,
             model: &|_| None,
@@ -564,10 +585,7 @@ routes: [{ pool: a, fallback: [b] }]
         assert_eq!(target(true, 20), Ok(0));
         assert_eq!(target(true, 26), Ok(1));
         assert_eq!(target(false, 26), Ok(0), "the limit is that of uploads");
-        assert_eq!(
-            target(true, 51),
-            Err(Spent::Passed(Refusal::TooLarge(25 << 20)))
-        );
+        assert_eq!(target(true, 51), Err(Spent::Passed(Refusal::TooLarge)));
     }
 
     #[test]

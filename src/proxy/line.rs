@@ -7,7 +7,7 @@ use pingora::protocols::http::ServerSession as Session;
 
 use super::body::Upload;
 use super::exchange::{Exchange, Stop};
-use super::relay::{Relay, stopped};
+use super::relay::{Relay, read_body, stopped};
 use super::side::{pause, while_client_stays, within};
 use crate::observe::metrics::QueueRefusal;
 use crate::plan::{Attempt, Phase, Refusal, Spent};
@@ -54,7 +54,7 @@ impl Relay<'_> {
             return Ok(None);
         }
         // only of a client whose body is here we hear when it leaves
-        upload.read_ahead(session, None).await?;
+        read_body(session, x, upload).await?;
         let joining = Instant::now();
         let ticket = ground.on(session.req_header(), x, upload, |on| {
             self.plan
@@ -130,6 +130,7 @@ impl Relay<'_> {
         upload: &mut Upload,
         target: usize,
     ) -> Result<(), Stop> {
+        x: &mut Exchange,
         let ground = self.ground;
         let pool = ground.gateway().pool(ground.settings.targets[target].pool);
         let since = *self.warming_since.get_or_insert_with(Instant::now);
@@ -139,7 +140,7 @@ impl Relay<'_> {
             self.plan.pass(Refusal::Warming);
             return Ok(());
         }
-        upload.read_ahead(session, None).await?;
+        read_body(session, x, upload).await?;
         stopped(while_client_stays(ground.edge, Some(session), pause(WARM_UP)).await)?;
         self.plan.try_again(pool);
         Ok(())

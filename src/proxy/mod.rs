@@ -43,7 +43,7 @@ use deliver::answer_locally;
 use exchange::{Exchange, Stop};
 use peer::{PeerTemplate, Uses};
 
-use crate::config::Cors;
+use crate::config::{Cors, Zone};
 use crate::gateway::Gateway;
 use crate::inspect::endpoint::{self, Operation};
 use crate::inspect::{self, Body, Scanner, path};
@@ -168,7 +168,9 @@ impl Proxy {
         let (route, body) = self.route(session, x, upload).await?;
         x.route = Some(route);
         let snapshot = x.snapshot.clone();
-        x.record.route = Some(snapshot.gateway.config.routes[route].name.clone());
+        let settings = &snapshot.gateway.config.routes[route];
+        x.record.route = Some(settings.name.clone());
+        x.home |= settings.zone == Some(Zone::Home);
         x.metrics().decided.inc();
         relay::relay(&self.edge, session, x, route, upload, body.as_ref()).await
     }
@@ -266,10 +268,17 @@ impl Proxy {
             Lookup::ReadBody { fields } => fields,
             Lookup::Missing { .. } => false,
         };
+        let mut limit = gateway.largest_body();
+        if let Lookup::Found(route) = lookup {
+            limit = gateway.config.routes[route].max_body;
+            let audio = x.operation.is_some_and(Operation::hears);
+            let length = upload.length().unwrap_or(0);
+            if let Some(refusal) = gateway.too_large(route, x.home, audio, length) {
+                return Err(refusal.into());
+            }
+        }
         let mut body = None;
         if fields || matches!(lookup, Lookup::ReadBody { .. }) {
-            // which route it will be is not known yet
-            let limit = gateway.largest_body();
             body = self.understand(session, x, upload, fields, limit).await?;
             if !matches!(lookup, Lookup::Found(_)) {
                 let known = Known::All {

@@ -23,3 +23,4 @@ mod samples;
 mod sdk;
 mod streaming;
 mod support;
+mod zones;
