@@ -115,6 +115,8 @@ pub(crate) struct Plan {
     last: Option<usize>,
     /// Why pools were passed over.
     passed: Option<Refusal>,
+    /// Targets in whose line there is no place, or was no slot in time.
+    crowded: Vec<usize>,
     /// Accounts that have nothing left.
     spent: Vec<Account>,
     /// What the attempt before answered.
@@ -150,6 +152,7 @@ impl Plan {
             in_pool: 0,
             last: None,
             passed: None,
+            crowded: Vec::new(),
             spent: Vec::new(),
             answered: None,
             again: false,
@@ -163,6 +166,10 @@ impl Plan {
         loop {
             while let Some(target) = on.route.targets.get(self.target) {
                 let pool = &on.pools[target.pool.0];
+                if self.crowded.contains(&self.target) {
+                    self.move_on();
+                    continue;
+                }
                 if let Some(refusal) = bars(&pool.config, on) {
                     self.pass(refusal);
                     continue;
@@ -318,6 +325,9 @@ impl Plan {
         };
         if self.passed.is_none_or(|passed| says(passed) < says(why)) {
             self.passed = Some(why);
+        }
+        if matches!(why, Refusal::QueueFull | Refusal::QueueTimeout) {
+            self.crowded.push(self.target);
         }
         self.move_on();
     }

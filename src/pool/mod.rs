@@ -227,7 +227,9 @@ impl Pool {
     ) -> Pick {
         if self.has_slots && self.queue.ahead(priority) > 0 {
             self.serve_queue(now);
-            if self.queue.ahead(priority) > 0 {
+            // one that could be given nothing must not get in line, where it would only hold up
+            // others that had their try as well, as they it
+            if self.queue.ahead(priority) > 0 && self.is_worth_waiting(wanted, now) {
                 return Pick::Busy;
             }
         }
@@ -298,10 +300,9 @@ impl Pool {
     pub(crate) fn is_worth_waiting(&self, wanted: &Wanted<'_>, now: Instant) -> bool {
         let now = self.clock(now);
         let roster = self.roster.load();
-        roster
-            .members
-            .iter()
-            .any(|member| roster::allows(wanted, member) && member.may_be_asked(now, false))
+        roster.members.iter().any(|member| {
+            roster::allows(wanted, member) && member.may_be_asked(now, wanted.desperate)
+        })
     }
 
     /// Hands free slots to those in line; also needed when time alone made a server available.

@@ -12,6 +12,7 @@ use super::side::{pause, while_client_stays, within};
 use crate::observe::metrics::QueueRefusal;
 use crate::plan::{Attempt, Phase, Refusal, Spent};
 use crate::pool::{Lease, Pool, Ticket};
+use crate::reply;
 
 /// How often one that waits looks whether time alone changed something: an ejection that ended, a
 /// pool that went down.
@@ -104,6 +105,8 @@ impl Relay<'_> {
             let look = end.map_or(now + LOOK, |end| end.min(now + LOOK));
             let granted = within((Some(look), Phase::Idle), ticket.granted());
             match stopped(while_client_stays(ground.edge, Some(session), granted).await)? {
+                // freed by a request that was cut as the program ends, as this one would be
+                Ok(Some(_)) if *ground.edge.cut.borrow() => return Err(reply::stopping().into()),
                 Ok(Some(lease)) => return Ok(Waited::Slot(lease)),
                 Ok(None) => return Ok(Waited::Displaced),
                 Err(_) if end.is_some_and(|end| Instant::now() >= end) => {
@@ -127,10 +130,10 @@ impl Relay<'_> {
     pub(super) async fn warm_up(
         &mut self,
         session: &mut Session,
+        x: &mut Exchange,
         upload: &mut Upload,
         target: usize,
     ) -> Result<(), Stop> {
-        x: &mut Exchange,
         let ground = self.ground;
         let pool = ground.gateway().pool(ground.settings.targets[target].pool);
         let since = *self.warming_since.get_or_insert_with(Instant::now);

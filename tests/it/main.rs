@@ -21,6 +21,7 @@ mod regression;
 mod routing;
 mod samples;
 mod sdk;
+mod slots;
 mod streaming;
 mod support;
 mod zones;
