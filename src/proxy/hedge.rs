@@ -2,6 +2,7 @@
 //! wins. What that costs is bounded by the route's retry budget.
 
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use pingora::http::RequestHeader;
@@ -14,7 +15,7 @@ use super::exchange::Exchange;
 use super::leg::Failed;
 use super::relay::{Asked, Ground, Relay, cancelled, note};
 use super::side::{Side, while_client_stays, within};
-use crate::config::HedgeAfter;
+use crate::config::{Hedge, HedgeAfter};
 use crate::inspect::endpoint::Operation;
 use crate::plan::{Attempt, Outcome, Phase, Plan, Verdict, judge};
 
@@ -41,13 +42,7 @@ pub(super) fn after(
     attempt: &Attempt,
 ) -> Option<Duration> {
     let hedge = ground.settings.hedge?;
-    let length = upload.length().filter(|_| upload.is_complete())?;
-    let short = match x.operation? {
-        Operation::Speech => x.record.characters? <= hedge.max_characters,
-        Operation::Embedding | Operation::Transcription | Operation::Translation => true,
-        _ => false,
-    };
-    if !short || length > hedge.max_body || x.upgrade {
+    if !upload.is_complete() || !is_short(&hedge, x, upload) {
         return None;
     }
     match hedge.after {
@@ -57,6 +52,27 @@ pub(super) fn after(
             ground.gateway().pool(target.pool).p95()
         }
     }
+}
+
+/// Whether the body has to be here before the first server is asked: while it still arrives,
+/// nobody else could be sent it.
+pub(super) fn needs_body(ground: &Ground<'_>, x: &Exchange, upload: &Upload) -> bool {
+    let hedge = ground.settings.hedge.as_ref();
+    hedge.is_some_and(|hedge| is_short(hedge, x, upload))
+}
+
+/// Whether a request is one that a second server could do as well, and cheaply.
+fn is_short(hedge: &Hedge, x: &Exchange, upload: &Upload) -> bool {
+    let short = match x.operation {
+        Some(Operation::Speech) => {
+            let characters = x.record.characters;
+            characters.is_some_and(|characters| characters <= hedge.max_characters)
+        }
+        Some(Operation::Embedding | Operation::Transcription | Operation::Translation) => true,
+        _ => false,
+    };
+    let length = upload.length();
+    short && length.is_some_and(|length| length <= hedge.max_body) && !x.upgrade
 }
 
 impl Relay<'_> {
@@ -84,15 +100,23 @@ impl Relay<'_> {
             head: &head,
             upload,
             patience,
+            other: OnceLock::new(),
         };
         let racing = track.run(&mut self.plan, first, attempt, after);
-        let raced = match while_client_stays(ground.edge, Some(session), racing).await {
-            Ok(raced) => raced,
-            Err(failed) => return (cut_short, Err(failed)),
+        let raced = while_client_stays(ground.edge, Some(session), racing).await;
+        let other = track.other.into_inner();
+        let raced = match (raced, other) {
+            (Ok(raced), _) => raced,
+            (Err(failed), None) => return (cut_short, Err(failed)),
+            (Err(failed), Some(other)) => {
+                cancelled(&ground, x, &cut_short);
+                return (other, Err(failed));
+            }
         };
         if let Some((asked, result)) = raced.failed {
             let outcome = ended(&result);
             note(&ground, x, &asked, &outcome.brief());
+            self.plan.is_poison(outcome);
             self.settle(&asked, outcome, result.as_deref().ok());
             if let Ok(answer) = result {
                 tokio::spawn(answer.discard(ground.edge.clone()));
@@ -115,6 +139,8 @@ struct Track<'a> {
     head: &'a RequestHeader,
     upload: &'a Upload,
     patience: Option<(Instant, Phase)>,
+    /// Who is asked beside the first.
+    other: OnceLock<Asked>,
 }
 
 impl<'a> Track<'a> {
@@ -149,6 +175,7 @@ impl<'a> Track<'a> {
         };
         self.x.metrics().hedges_started.inc();
         let other = self.ground.asked(&second);
+        let _ = self.other.set(self.ground.asked(&second));
         let other_leg = self.ground.leg(self.x, &other, self.patience);
         let mut second = pin!(other_leg.ask(self.side(), second.lease));
         let (result, second_ended) = tokio::select! {

@@ -231,6 +231,9 @@ impl Relay<'_> {
         upload: &mut Upload,
     ) -> Result<Result<Attempt, Spent>, Stop> {
         let ground = self.ground;
+        if hedge::needs_body(&ground, x, upload) {
+            Box::pin(read_body(session, x, upload)).await?;
+        }
         loop {
             if let Some(last) = self.last.as_ref().filter(|_| x.is_late()) {
                 let late = Outcome::TimedOut(Phase::Client);
@@ -242,13 +245,13 @@ impl Relay<'_> {
             }
             let attempt = match next {
                 Ok(Next::Ask(attempt)) => Some(Ok(attempt)),
-                // what few requests need must not make every one of them larger
-                Ok(Next::Queue { target }) => {
-                    Box::pin(self.queue(session, x, upload, target)).await?
                 Ok(Next::ReadBody) => {
                     Box::pin(read_body(session, x, upload)).await?;
                     None
                 }
+                // what few requests need must not make every one of them larger
+                Ok(Next::Queue { target }) => {
+                    Box::pin(self.queue(session, x, upload, target)).await?
                 }
                 Ok(Next::Warm { target }) => {
                     Box::pin(self.warm_up(session, x, upload, target)).await?;
@@ -366,9 +369,6 @@ impl Relay<'_> {
     }
 }
 
-/// The reply when no attempt was made.
-fn nobody(ground: &Ground<'_>, x: &Exchange, upload: &Upload, spent: Spent) -> reply::Reply {
-    let gateway = ground.gateway();
 /// Reads the rest of the body. That is the client's time, not ours and not the server's.
 pub(super) async fn read_body(
     session: &mut Session,
@@ -384,6 +384,9 @@ pub(super) async fn read_body(
     read.map(drop)
 }
 
+/// The reply when no attempt was made.
+fn nobody(ground: &Ground<'_>, x: &Exchange, upload: &Upload, spent: Spent) -> reply::Reply {
+    let gateway = ground.gateway();
     let names = gateway.pool_names(ground.route, false);
     let pools = gateway.reachable(ground.route, x.home);
     let now = Instant::now();

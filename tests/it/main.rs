@@ -12,6 +12,7 @@ mod credentials;
 mod embedded;
 mod endpoints;
 mod fallback;
+mod hedging;
 mod http2;
 mod layers;
 mod lifecycle;
