@@ -6,7 +6,9 @@
 )]
 #![allow(unreachable_pub, reason = "`support` is a small library of its own")]
 
+mod bad_input;
 mod balance;
+mod budget;
 mod cli;
 mod credentials;
 mod embedded;
