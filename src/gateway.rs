@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::{self, Config, PoolId};
+use crate::config::{self, Config, PoolId, Zone};
 use crate::inspect::Body;
 use crate::inspect::endpoint::Operation;
 use crate::observe::metrics::{Metrics, PoolMetrics, RouteMetrics};
@@ -84,6 +84,43 @@ impl Gateway {
 
     pub(crate) fn pool(&self, id: PoolId) -> &Arc<Pool> {
         &self.pools[id.0]
+    }
+
+    /// The pools of a route that may be asked; with `home`, only those at home.
+    pub(crate) fn reachable(&self, route: usize, home: bool) -> Vec<&Arc<Pool>> {
+        let targets = self.config.routes[route].targets.iter();
+        targets
+            .map(|target| self.pool(target.pool))
+            .filter(|pool| !home || pool.config.zone == Zone::Home)
+            .collect()
+    }
+
+    /// Their names, for people.
+    pub(crate) fn pool_names(&self, route: usize, home: bool) -> String {
+        let pools = self.reachable(route, home);
+        let names: Vec<_> = pools
+            .iter()
+            .map(|pool| format!("`{}`", pool.config.name))
+            .collect();
+        names.join(", ")
+    }
+
+    /// The refusal of a body of this length, if nobody takes it whom a route may ask. `audio`: it
+    /// is an upload of audio.
+    pub(crate) fn too_large(
+        &self,
+        route: usize,
+        home: bool,
+        audio: bool,
+        length: u64,
+    ) -> Option<Reply> {
+        let home = home || self.config.routes[route].zone == Some(Zone::Home);
+        let limits: Option<Vec<u64>> = (self.reachable(route, home).iter())
+            .map(|pool| pool.config.largest_body(audio))
+            .collect();
+        let largest = limits?.into_iter().max()?;
+        let too_large = length > largest;
+        too_large.then(|| reply::too_large_for(largest, &self.pool_names(route, home)))
     }
 
     /// Whether a route may change fields of the body, or must know them, so that it has to be read.

@@ -30,6 +30,8 @@ pub(crate) struct Terrain<'a> {
     pub(crate) home: bool,
     /// Length of the body, if it is known by now.
     pub(crate) length: Option<u64>,
+    /// All of the body is here.
+    pub(crate) complete: bool,
     /// The body is an upload of audio.
     pub(crate) audio: bool,
     /// What the request is hashed by.
@@ -42,6 +44,8 @@ pub(crate) struct Terrain<'a> {
 /// What comes next.
 pub(crate) enum Next {
     Ask(Attempt),
+    /// The rest of the body is to be read before a server is chosen.
+    ReadBody,
     /// All slots of the target's pool are taken; one may wait for one, or `pass`.
     Queue {
         target: usize,
@@ -95,8 +99,8 @@ pub(crate) enum Refusal {
     QueueTimeout,
     /// It loads for longer than is waited for it.
     Warming,
-    /// The body is larger than the servers take, in bytes.
-    TooLarge(u64),
+    /// The body is larger than its servers take.
+    TooLarge,
     /// The request must stay at home.
     Zone,
 }
@@ -113,6 +117,8 @@ pub(crate) struct Plan {
     last: Option<usize>,
     /// Why pools were passed over.
     passed: Option<Refusal>,
+    /// Targets in whose line there is no place, or that were waited for in vain.
+    crowded: Vec<usize>,
     /// Accounts that have nothing left.
     spent: Vec<Account>,
     /// What the attempt before answered.
@@ -149,6 +155,7 @@ impl Plan {
             backup_asked: false,
             last: None,
             passed: None,
+            crowded: Vec::new(),
             spent: Vec::new(),
             answered: None,
             again: false,
@@ -162,13 +169,21 @@ impl Plan {
         loop {
             while let Some(target) = on.route.targets.get(self.target) {
                 let pool = &on.pools[target.pool.0];
+                if self.crowded.contains(&self.target) {
+                    self.move_on();
+                    continue;
+                }
                 if let Some(refusal) = bars(&pool.config, on) {
                     self.pass(refusal);
                     continue;
                 }
+                if needs_body(pool, on) {
+                    return Ok(Next::ReadBody);
+                }
                 if self.would_be_cold(pool, on) {
+                    // to be asked all the same if nobody else is left
                     self.cold.push(self.target);
-                    self.pass(Refusal::Warming);
+                    self.move_on();
                     continue;
                 }
                 match self.pick(pool, on) {
@@ -308,9 +323,20 @@ impl Plan {
     /// Passes the current pool over.
     pub(crate) fn pass(&mut self, why: Refusal) {
         // a queue says more about what could be done than what the file rules out
-        let says_less = matches!(self.passed, None | Some(Refusal::Zone));
-        if says_less {
+        let says = |why: Refusal| match why {
+            Refusal::Zone => 1,
+            Refusal::TooLarge => 2,
+            Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Warming => 3,
+        };
+        if self.passed.is_none_or(|passed| says(passed) < says(why)) {
             self.passed = Some(why);
+        }
+        let waited = matches!(
+            why,
+            Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Warming
+        );
+        if waited {
+            self.crowded.push(self.target);
         }
         self.move_on();
     }
@@ -393,7 +419,18 @@ fn bars(pool: &Settings, on: &Terrain<'_>) -> Option<Refusal> {
     let limit = pool.largest_body(on.audio)?;
     on.length
         .is_some_and(|length| length > limit)
-        .then_some(Refusal::TooLarge(limit))
+        .then_some(Refusal::TooLarge)
+}
+
+/// Whether a pool needs all of the body before one of its servers is chosen: a slot is not to be
+/// taken for as long as a client sends, and a body that tells no
+/// length may be larger than the servers take.
+fn needs_body(pool: &Pool, on: &Terrain<'_>) -> bool {
+    let settings = &pool.config;
+    let may_be_too_large = on.length.is_none() && settings.largest_body(on.audio).is_some();
+    !on.complete
+        && (settings.buffers_uploads() || settings.has_slots() || may_be_too_large)
+        && pool.is_available(on.now)
 }
 
 /// The pause before the `n`th attempt in one pool: none before the first retry, which goes to
@@ -424,6 +461,7 @@ mod tests {
             budget,
             home: false,
             length: None,
+            complete: true,
             audio: false,
             hash: &|_| 0,
             model: &|_| None,
@@ -569,10 +607,7 @@ routes: [{ pool: a, fallback: [b] }]
         assert_eq!(target(true, 20), Ok(0));
         assert_eq!(target(true, 26), Ok(1));
         assert_eq!(target(false, 26), Ok(0), "the limit is that of uploads");
-        assert_eq!(
-            target(true, 51),
-            Err(Spent::Passed(Refusal::TooLarge(25 << 20)))
-        );
+        assert_eq!(target(true, 51), Err(Spent::Passed(Refusal::TooLarge)));
     }
 
     #[test]

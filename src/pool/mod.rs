@@ -313,10 +313,9 @@ impl Pool {
     pub(crate) fn is_worth_waiting(&self, wanted: &Wanted<'_>, now: Instant) -> bool {
         let now = self.clock(now);
         let roster = self.roster.load();
-        roster
-            .members
-            .iter()
-            .any(|member| roster::allows(wanted, member) && member.may_be_asked(now, false))
+        roster.members.iter().any(|member| {
+            roster::allows(wanted, member) && member.may_be_asked(now, wanted.desperate)
+        })
     }
 
     /// Hands free slots to those in line; also needed when time alone made a server available.

@@ -37,6 +37,7 @@ struct Owned {
     banned: Vec<usize>,
     hash: u64,
     model: Option<String>,
+    desperate: bool,
 }
 
 impl Owned {
@@ -46,7 +47,7 @@ impl Owned {
             banned: &self.banned,
             hash: self.hash,
             model: self.model.as_deref(),
-            desperate: false,
+            desperate: self.desperate,
         }
     }
 }
@@ -137,6 +138,7 @@ impl Queue {
                 banned: wanted.banned.to_vec(),
                 hash: wanted.hash,
                 model: wanted.model.map(str::to_owned),
+                desperate: wanted.desperate,
             },
             hand,
         });

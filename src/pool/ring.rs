@@ -10,6 +10,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 const POINTS: u64 = 160;
 /// How much more than its share a member may have in flight, in percent.
 const BOUND: u64 = 125;
+/// What any member may have in flight: a share of next to nothing is less than one, and a request
+/// that is just ending must not move the next one of its session.
+const LEAST: u64 = 2;
 
 /// The members on a ring.
 #[derive(Debug, Default)]
@@ -65,7 +68,7 @@ impl Ring {
             let weight = candidates.iter().find(|(m, _)| *m == n).map(|(_, w)| *w);
             weight.is_some_and(|weight| {
                 let bound = ((busy + 1) * weight * BOUND).div_ceil(weights * 100);
-                (in_flight(n) as u64) < bound
+                (in_flight(n) as u64) < bound.max(LEAST)
             })
         };
         let start = self.points.partition_point(|(place, _)| *place < value);

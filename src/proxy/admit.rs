@@ -110,10 +110,17 @@ impl Proxy {
             Lookup::ReadBody { fields } => fields,
             Lookup::Missing { .. } => false,
         };
+        let mut limit = gateway.largest_body();
+        if let Lookup::Found(route) = lookup {
+            limit = gateway.config.routes[route].max_body;
+            let audio = x.operation.is_some_and(Operation::hears);
+            let length = upload.length().unwrap_or(0);
+            if let Some(refusal) = gateway.too_large(route, x.home, audio, length) {
+                return Err(refusal.into());
+            }
+        }
         let mut body = None;
         if fields || matches!(lookup, Lookup::ReadBody { .. }) {
-            // which route it will be is not known yet
-            let limit = gateway.largest_body();
             body = self.understand(session, x, upload, fields, limit).await?;
             if !matches!(lookup, Lookup::Found(_)) {
                 let known = Known::All {

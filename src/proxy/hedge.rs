@@ -15,7 +15,7 @@ use super::exchange::Exchange;
 use super::leg::Failed;
 use super::relay::{Asked, Ground, Relay, cancelled, note};
 use super::side::{Side, while_client_stays, within};
-use crate::config::HedgeAfter;
+use crate::config::{Hedge, HedgeAfter};
 use crate::inspect::endpoint::Operation;
 use crate::plan::{Attempt, Outcome, Phase, Plan, Verdict, judge};
 
@@ -40,13 +40,7 @@ pub(super) fn after(
     attempt: &Attempt,
 ) -> Option<Duration> {
     let hedge = ground.settings.hedge?;
-    let length = upload.length().filter(|_| upload.is_complete())?;
-    let short = match x.operation? {
-        Operation::Speech => x.record.characters? <= hedge.max_characters,
-        Operation::Embedding | Operation::Transcription | Operation::Translation => true,
-        _ => false,
-    };
-    if !short || length > hedge.max_body || x.upgrade {
+    if !upload.is_complete() || !is_short(&hedge, x, upload) {
         return None;
     }
     match hedge.after {
@@ -56,6 +50,27 @@ pub(super) fn after(
             ground.gateway().pool(target.pool).p95()
         }
     }
+}
+
+/// Whether the body has to be here before the first server is asked: while it still arrives,
+/// nobody else could be sent it.
+pub(super) fn needs_body(ground: &Ground<'_>, x: &Exchange, upload: &Upload) -> bool {
+    let hedge = ground.settings.hedge.as_ref();
+    hedge.is_some_and(|hedge| is_short(hedge, x, upload))
+}
+
+/// Whether a request is one that a second server could do as well, and cheaply.
+fn is_short(hedge: &Hedge, x: &Exchange, upload: &Upload) -> bool {
+    let short = match x.operation {
+        Some(Operation::Speech) => {
+            let characters = x.record.characters;
+            characters.is_some_and(|characters| characters <= hedge.max_characters)
+        }
+        Some(Operation::Embedding | Operation::Transcription | Operation::Translation) => true,
+        _ => false,
+    };
+    let length = upload.length();
+    short && length.is_some_and(|length| length <= hedge.max_body) && !x.upgrade
 }
 
 impl Relay<'_> {

@@ -7,11 +7,12 @@ use pingora::protocols::http::ServerSession as Session;
 
 use super::body::Upload;
 use super::exchange::{Exchange, Stop};
-use super::relay::{Relay, stopped};
+use super::relay::{Relay, read_body, stopped};
 use super::side::{pause, while_client_stays, within};
 use crate::observe::metrics::QueueRefusal;
 use crate::plan::{Attempt, Phase, Refusal, Spent};
 use crate::pool::{Lease, Pool, Ticket};
+use crate::reply;
 
 /// How often one that waits looks whether time alone changed something: an ejection that ended, a
 /// pool that went down.
@@ -54,7 +55,7 @@ impl Relay<'_> {
             return Ok(None);
         }
         // only of a client whose body is here we hear when it leaves
-        upload.read_ahead(session, None).await?;
+        read_body(session, x, upload).await?;
         let joining = Instant::now();
         let ticket = ground.on(session.req_header(), x, upload, |on| {
             self.plan
@@ -108,6 +109,8 @@ impl Relay<'_> {
             let look = end.map_or(now + LOOK, |end| end.min(now + LOOK));
             let granted = within((Some(look), Phase::Idle), ticket.granted());
             match stopped(while_client_stays(ground.edge, Some(session), granted).await)? {
+                // freed by a request that was cut as the program ends, as this one would be
+                Ok(Some(_)) if *ground.edge.cut.borrow() => return Err(reply::stopping().into()),
                 Ok(Some(lease)) => return Ok(Waited::Slot(lease)),
                 Ok(None) => return Ok(Waited::Displaced),
                 Err(_) if end.is_some_and(|end| Instant::now() >= end) => {
@@ -132,7 +135,7 @@ impl Relay<'_> {
     pub(super) async fn warm_up(
         &mut self,
         session: &mut Session,
-        x: &Exchange,
+        x: &mut Exchange,
         upload: &mut Upload,
         target: usize,
     ) -> Result<(), Stop> {
@@ -154,7 +157,7 @@ impl Relay<'_> {
             self.plan.pass(Refusal::Warming);
             return Ok(());
         }
-        upload.read_ahead(session, None).await?;
+        read_body(session, x, upload).await?;
         // while it is known who loads: by the end of the pause it may be over
         self.plan.try_again(pool, Instant::now());
         let moment = left.map_or(WARM_UP, |left| left.min(WARM_UP));

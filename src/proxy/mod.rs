@@ -44,7 +44,7 @@ use deliver::answer_locally;
 use exchange::{Exchange, Stop};
 use peer::{PeerTemplate, Uses};
 
-use crate::config::Cors;
+use crate::config::{Cors, Zone};
 use crate::gateway::Gateway;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
@@ -165,7 +165,9 @@ impl Proxy {
         let (route, body) = self.route(session, x, upload).await?;
         x.route = Some(route);
         let snapshot = x.snapshot.clone();
-        x.record.route = Some(snapshot.gateway.config.routes[route].name.clone());
+        let settings = &snapshot.gateway.config.routes[route];
+        x.record.route = Some(settings.name.clone());
+        x.home |= settings.zone == Some(Zone::Home);
         x.metrics().decided.inc();
         relay::relay(&self.edge, session, x, route, upload, body.as_ref()).await
     }

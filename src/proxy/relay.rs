@@ -125,6 +125,7 @@ impl<'a> Ground<'a> {
             budget: gateway.budget(self.route),
             home: x.home,
             length: upload.length(),
+            complete: upload.is_complete(),
             audio: x.operation.is_some_and(|operation| operation.hears()),
             hash: &|by| hashed(by, head, x),
             model: &|target| {
@@ -187,12 +188,6 @@ impl Relay<'_> {
             if x.record.attempts.is_empty() {
                 x.began_attempts(&ground.edge.metrics);
             }
-            let pool = ground
-                .gateway()
-                .pool(ground.settings.targets[attempt.target].pool);
-            if pool.config.buffers_uploads() && !upload.is_complete() {
-                upload.read_ahead(session, None).await?;
-            }
             let (asked, result) = self.ask(session, x, upload, attempt).await;
             let outcome = match &result {
                 Ok(answer) => outcome_of(answer),
@@ -249,6 +244,9 @@ impl Relay<'_> {
         upload: &mut Upload,
     ) -> Result<Result<Attempt, Spent>, Stop> {
         let ground = self.ground;
+        if hedge::needs_body(&ground, x, upload) {
+            Box::pin(read_body(session, x, upload)).await?;
+        }
         loop {
             if let Some(last) = self.last.as_ref().filter(|_| x.is_late(upload)) {
                 let late = Outcome::TimedOut(Phase::Client);
@@ -260,6 +258,10 @@ impl Relay<'_> {
             }
             let attempt = match next {
                 Ok(Next::Ask(attempt)) => Some(Ok(attempt)),
+                Ok(Next::ReadBody) => {
+                    Box::pin(read_body(session, x, upload)).await?;
+                    None
+                }
                 // what few requests need must not make every one of them larger
                 Ok(Next::Queue { target }) => {
                     Box::pin(self.queue(session, x, upload, target)).await?
@@ -361,7 +363,7 @@ impl Relay<'_> {
                 server,
                 answer: None,
             }) => Err(reply::plan_failed(outcome, &pool, &server).into()),
-            None => Err(nobody(&ground, spent).into()),
+            None => Err(nobody(&ground, x, upload, spent).into()),
         }
     }
 
@@ -385,26 +387,45 @@ impl Relay<'_> {
     }
 }
 
+/// Reads the rest of the body. That is the client's time, not ours and not the server's.
+pub(super) async fn read_body(
+    session: &mut Session,
+    x: &mut Exchange,
+    upload: &mut Upload,
+) -> Result<(), Stop> {
+    if upload.is_complete() {
+        return Ok(());
+    }
+    let started = Instant::now();
+    let read = upload.read_ahead(session, None).await;
+    x.record.times.body += started.elapsed();
+    read.map(drop)
+}
+
 /// The reply when no attempt was made.
-fn nobody(ground: &Ground<'_>, spent: Spent) -> reply::Reply {
+fn nobody(ground: &Ground<'_>, x: &Exchange, upload: &Upload, spent: Spent) -> reply::Reply {
     let gateway = ground.gateway();
-    let pools = || ground.settings.targets.iter().map(|target| target.pool);
-    let names: Vec<String> = pools()
-        .map(|pool| format!("`{}`", gateway.config.pool(pool).name))
-        .collect();
-    let names = names.join(", ");
+    let names = gateway.pool_names(ground.route, false);
+    let pools = gateway.reachable(ground.route, x.home);
     let now = Instant::now();
-    let back_in = || {
-        let soonest = pools().filter_map(|pool| gateway.pool(pool).back_in(now));
-        soonest.min().unwrap_or(Duration::from_secs(1))
+    let down = || {
+        let soonest = pools.iter().filter_map(|pool| pool.back_in(now)).min();
+        let back_in = soonest.unwrap_or(Duration::from_secs(1));
+        reply::no_server_available(&gateway.pool_names(ground.route, x.home), back_in)
     };
     match spent {
         Spent::Passed(Refusal::QueueFull) => reply::queue_full(&names),
         Spent::Passed(Refusal::QueueTimeout) => reply::queue_timeout(&names),
         Spent::Passed(Refusal::Warming) => reply::still_loading(&names),
-        Spent::Passed(Refusal::TooLarge(limit)) => reply::too_large_for(limit, &names),
-        Spent::Passed(Refusal::Zone) => reply::nobody_at_home(&names),
-        Spent::Servers | Spent::Budget => reply::no_server_available(&names, back_in()),
+        Spent::Passed(Refusal::TooLarge) => {
+            let audio = x.operation.is_some_and(|operation| operation.hears());
+            let length = upload.length().unwrap_or(0);
+            // whoever would take it may only be down
+            let refusal = gateway.too_large(ground.route, x.home, audio, length);
+            refusal.unwrap_or_else(down)
+        }
+        Spent::Passed(Refusal::Zone) if pools.is_empty() => reply::nobody_at_home(&names),
+        Spent::Passed(Refusal::Zone) | Spent::Servers | Spent::Budget => down(),
     }
 }
 

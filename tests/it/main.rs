@@ -6,6 +6,9 @@
 )]
 #![allow(unreachable_pub, reason = "`support` is a small library of its own")]
 
+mod bad_input;
+mod balance;
+mod budget;
 mod cli;
 mod credentials;
 mod embedded;
@@ -13,6 +16,7 @@ mod endpoints;
 mod failover;
 mod fallback;
 mod faults;
+mod hedging;
 mod http2;
 mod layers;
 mod lifecycle;
@@ -22,8 +26,10 @@ mod regression;
 mod routing;
 mod samples;
 mod sdk;
+mod slots;
 mod streaming;
 mod support;
 mod upstream_http2;
 mod voices;
 mod websockets;
+mod zones;

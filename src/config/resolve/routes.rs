@@ -296,7 +296,8 @@ impl Resolver<'_> {
         let here = here.then("hedge");
         let free = |target: &Target| {
             let pool = &pools[target.pool.0];
-            hedge.paid || pool.cost == Cost::Free
+            let stays = route.zone != Some(Zone::Home) || pool.zone == Zone::Home;
+            stays && (hedge.paid || pool.cost == Cost::Free)
         };
         let others: usize = targets
             .iter()

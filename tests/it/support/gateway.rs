@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Answer, Request, eventually};
@@ -108,6 +109,12 @@ impl Gateway {
     #[track_caller]
     pub fn send(&self, request: &Request) -> Answer {
         request.send(self.address)
+    }
+
+    /// Sends it from a thread of its own; the answer comes when it comes.
+    pub fn send_aside(&self, request: &Request) -> JoinHandle<Answer> {
+        let (request, address) = (request.clone(), self.address);
+        std::thread::spawn(move || request.send(address))
     }
 
     #[track_caller]

@@ -7,6 +7,7 @@ pub mod client;
 pub mod gateway;
 pub mod http2;
 pub mod http2_server;
+pub mod load;
 pub mod scene;
 pub mod server;
 pub mod tls;
@@ -14,6 +15,7 @@ pub mod tls;
 pub use client::{Answer, Request, form};
 pub use gateway::Gateway;
 pub use http2::Http2;
+pub use load::Load;
 pub use scene::{Scene, Spot};
 pub use server::{BlackHole, Place, Seen, Server, Wire};
 
