@@ -49,8 +49,14 @@ impl Gateway {
             .map(|settings| {
                 let kept =
                     old.and_then(|old| old.pools.iter().find(|pool| pool.config == *settings));
+                let before = || {
+                    let old = old?.pools.iter();
+                    old.clone().find(|pool| pool.config.name == settings.name)
+                };
                 kept.cloned().unwrap_or_else(|| {
-                    Arc::new(Pool::new(settings.clone(), now, |n| watch(settings, n)))
+                    let watch = |n| watch(settings, n);
+                    let before = before().map(|pool| &**pool);
+                    Arc::new(Pool::new(settings.clone(), now, watch, before))
                 })
             })
             .collect();

@@ -110,7 +110,7 @@ impl Pool {
         let Some((eject, rate)) = self.config.eject.and_then(|e| Some((e, e.rate?))) else {
             return false;
         };
-        let (all, failed) = member.attempts.counts(now);
+        let (all, failed) = member.state.attempts.counts(now);
         all >= u64::from(eject.min_requests) && failed * 100 >= all * u64::from(rate)
     }
 
@@ -119,7 +119,7 @@ impl Pool {
         let Some(times) = self.config.eject.and_then(|eject| eject.slow) else {
             return false;
         };
-        let Some(own) = member.first_bytes.percentile(50, ENOUGH) else {
+        let Some(own) = member.state.first_bytes.percentile(50, ENOUGH) else {
             return false;
         };
         let roster = self.roster.load();
@@ -127,7 +127,7 @@ impl Pool {
             .members
             .iter()
             .filter(|other| !std::ptr::eq(other.as_ref(), member))
-            .filter_map(|other| other.first_bytes.percentile(50, ENOUGH))
+            .filter_map(|other| other.state.first_bytes.percentile(50, ENOUGH))
             .collect();
         others.sort_unstable();
         let Some(median) = others.get(others.len() / 2) else {
@@ -138,7 +138,7 @@ impl Pool {
 
     /// Notes how long the first byte of an answer took.
     pub(crate) fn took(&self, member: &Member, first_byte: Duration) {
-        member.first_bytes.push(first_byte);
+        member.state.first_bytes.push(first_byte);
         self.first_bytes.push(first_byte);
     }
 

@@ -17,14 +17,23 @@ use crate::config::Server;
 /// First-byte times that one member is judged by.
 pub(super) type FirstBytes = Recent<16>;
 
-/// One address of a server. Times are counted from the pool's epoch, in microseconds; 0 is never.
+/// One address of a server.
 pub(crate) struct Member {
     /// The index of the server in the pool's configuration.
     pub(crate) server: usize,
     pub(super) backend: Backend,
     /// Requests it works on at once.
     slots: usize,
+    /// Outlives this member when a reload makes another of it.
+    pub(super) state: Arc<State>,
+}
+
+/// What is known of an address. Times are counted from the pool's epoch, in microseconds; 0 is
+/// never.
+pub(super) struct State {
     healthy: AtomicBool,
+    /// Probes in a row that said otherwise.
+    contradicted: AtomicU32,
     /// Its probes find that it loads its model.
     loading: AtomicBool,
     in_flight: AtomicUsize,
@@ -48,19 +57,12 @@ pub(crate) struct Member {
     models: ArcSwapOption<Vec<String>>,
 }
 
-impl Member {
-    pub(super) fn new(
-        server: usize,
-        settings: &Server,
-        window: Duration,
-        backend: Backend,
-    ) -> Self {
-        Member {
-            server,
-            backend,
-            slots: settings.slots.map_or(usize::MAX, |slots| slots as usize),
+impl State {
+    fn new(window: Duration) -> Self {
+        State {
             // as in pingora-load-balancing, until probes say otherwise
             healthy: AtomicBool::new(true),
+            contradicted: AtomicU32::new(0),
             loading: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
@@ -75,6 +77,24 @@ impl Member {
             models: ArcSwapOption::empty(),
         }
     }
+}
+
+impl Member {
+    /// With what was known of the address already, if it was.
+    pub(super) fn new(
+        server: usize,
+        settings: &Server,
+        window: Duration,
+        backend: Backend,
+        known: Option<Arc<State>>,
+    ) -> Self {
+        Member {
+            server,
+            backend,
+            slots: settings.slots.map_or(usize::MAX, |slots| slots as usize),
+            state: known.unwrap_or_else(|| Arc::new(State::new(window))),
+        }
+    }
 
     pub(crate) fn address(&self) -> SocketAddr {
         *self
@@ -85,24 +105,25 @@ impl Member {
     }
 
     pub(crate) fn is_healthy(&self) -> bool {
-        self.healthy.load(Relaxed)
+        self.state.healthy.load(Relaxed)
     }
 
     pub(super) fn is_ejected(&self, now: Duration) -> bool {
-        is_before(&self.ejected_until, now)
+        is_before(&self.state.ejected_until, now)
     }
 
     pub(super) fn is_resting(&self, now: Duration) -> bool {
-        is_before(&self.resting_until, now)
+        is_before(&self.state.resting_until, now)
     }
 
     /// It loads its model, by its own word or by that of its probes.
     pub(super) fn is_warming(&self, now: Duration) -> bool {
-        is_before(&self.warming_until, now) || (self.loading.load(Relaxed) && !self.is_healthy())
+        is_before(&self.state.warming_until, now)
+            || (self.state.loading.load(Relaxed) && !self.is_healthy())
     }
 
     pub(super) fn is_on_trial(&self) -> bool {
-        self.on_trial.load(Relaxed)
+        self.state.on_trial.load(Relaxed)
     }
 
     /// Well, as far as is known, and not ejected.
@@ -112,13 +133,14 @@ impl Member {
 
     /// May be asked now, be it that all its slots are taken. `desperate`: nobody else is left.
     pub(super) fn may_be_asked(&self, now: Duration, desperate: bool) -> bool {
-        let spared = is_before(&self.resting_until, now) || is_before(&self.warming_until, now);
-        let tried_already = self.is_on_trial() && self.trial_taken.load(Relaxed);
+        let spared =
+            is_before(&self.state.resting_until, now) || is_before(&self.state.warming_until, now);
+        let tried_already = self.is_on_trial() && self.state.trial_taken.load(Relaxed);
         self.is_available(now) && (desperate || !spared) && !tried_already
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(Relaxed)
+        self.state.in_flight.load(Relaxed)
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -128,21 +150,24 @@ impl Member {
     /// Takes a slot, if there is one; says whether what comes is a trial.
     pub(super) fn acquire(&self) -> Option<bool> {
         let trial = self.is_on_trial();
-        if trial && self.trial_taken.swap(true, Relaxed) {
+        if trial && self.state.trial_taken.swap(true, Relaxed) {
             return None;
         }
-        let taken = self.in_flight.fetch_update(Relaxed, Relaxed, |taken| {
-            (taken < self.slots).then_some(taken + 1)
-        });
+        let taken = self
+            .state
+            .in_flight
+            .fetch_update(Relaxed, Relaxed, |taken| {
+                (taken < self.slots).then_some(taken + 1)
+            });
         if taken.is_err() && trial {
-            self.trial_taken.store(false, Relaxed);
+            self.state.trial_taken.store(false, Relaxed);
         }
         taken.is_ok().then_some(trial)
     }
 
     /// Whether it has a model in memory; `None` if it does not tell.
     pub(super) fn has_model(&self, model: &str) -> Option<bool> {
-        let models = self.models.load();
+        let models = self.state.models.load();
         let has = |name: &String| {
             // Ollama's `llama3` is `llama3:latest`
             name == model || name.strip_suffix(":latest") == Some(model)
@@ -152,28 +177,40 @@ impl Member {
 
     /// It tells which models it has in memory, and there are none.
     pub(crate) fn lacks_models(&self) -> bool {
-        let models = self.models.load();
+        let models = self.state.models.load();
         models.as_ref().is_some_and(|models| models.is_empty())
     }
 
     pub(super) fn set_models(&self, models: Option<Vec<String>>) {
-        self.models.store(models.map(Arc::new));
+        self.state.models.store(models.map(Arc::new));
     }
 
     pub(super) fn set_loading(&self, loading: bool) {
-        self.loading.store(loading, Relaxed);
+        self.state.loading.store(loading, Relaxed);
+    }
+
+    /// Takes the result of a probe; says whether the member's health changed by it, as that many in
+    /// a row said so.
+    pub(super) fn probed(&self, good: bool, threshold: usize) -> bool {
+        if good == self.is_healthy() {
+            self.state.contradicted.store(0, Relaxed);
+            return false;
+        }
+        let in_a_row = self.state.contradicted.fetch_add(1, Relaxed) + 1;
+        (in_a_row as usize) >= threshold && self.set_healthy(good)
     }
 
     /// Says whether this changed something. A server that its probes find well again is not held
     /// to what it did before.
     pub(super) fn set_healthy(&self, healthy: bool) -> bool {
-        let flipped = self.healthy.swap(healthy, Relaxed) != healthy;
+        let flipped = self.state.healthy.swap(healthy, Relaxed) != healthy;
+        self.state.contradicted.store(0, Relaxed);
         if flipped && healthy {
             self.pardon();
             for until in [
-                &self.ejected_until,
-                &self.resting_until,
-                &self.warming_until,
+                &self.state.ejected_until,
+                &self.state.resting_until,
+                &self.state.warming_until,
             ] {
                 until.store(0, Relaxed);
             }
@@ -182,51 +219,53 @@ impl Member {
     }
 
     fn pardon(&self) {
-        self.failures.store(0, Relaxed);
-        self.ejections.store(0, Relaxed);
-        self.on_trial.store(false, Relaxed);
-        self.attempts.clear();
-        self.first_bytes.clear();
+        self.state.failures.store(0, Relaxed);
+        self.state.ejections.store(0, Relaxed);
+        self.state.on_trial.store(false, Relaxed);
+        self.state.attempts.clear();
+        self.state.first_bytes.clear();
     }
 
     /// Counts an attempt; says how many failed in a row by now. A good one ends a trial.
     pub(super) fn count(&self, good: bool, now: Duration) -> u32 {
         if !good {
-            self.attempts.add(1, 1, now);
-            return self.failures.fetch_add(1, Relaxed) + 1;
+            self.state.attempts.add(1, 1, now);
+            return self.state.failures.fetch_add(1, Relaxed) + 1;
         }
         if self.is_on_trial() {
             self.pardon();
         }
-        self.attempts.add(1, 0, now);
-        self.failures.store(0, Relaxed);
+        self.state.attempts.add(1, 0, now);
+        self.state.failures.store(0, Relaxed);
         0
     }
 
     /// Ejects for `duration`, and each time without a good answer in between for as much longer, up
     /// to ten times that; says for how long. What comes then is a trial.
     pub(super) fn eject(&self, duration: Duration, now: Duration) -> Duration {
-        let times = self.ejections.fetch_add(1, Relaxed) + 1;
+        let times = self.state.ejections.fetch_add(1, Relaxed) + 1;
         let duration = duration * times.min(10);
-        self.on_trial.store(true, Relaxed);
-        self.ejected_until.store(micros(now + duration), Relaxed);
+        self.state.on_trial.store(true, Relaxed);
+        self.state
+            .ejected_until
+            .store(micros(now + duration), Relaxed);
         duration
     }
 
     pub(super) fn rest(&self, until: Duration) {
-        self.resting_until.fetch_max(micros(until), Relaxed);
+        self.state.resting_until.fetch_max(micros(until), Relaxed);
     }
 
     pub(super) fn warm(&self, until: Duration) {
-        self.warming_until.fetch_max(micros(until), Relaxed);
+        self.state.warming_until.fetch_max(micros(until), Relaxed);
     }
 
     /// How long until it may be asked again, as far as that is known.
     pub(super) fn back_in(&self, now: Duration) -> Option<Duration> {
         let until = [
-            &self.ejected_until,
-            &self.resting_until,
-            &self.warming_until,
+            &self.state.ejected_until,
+            &self.state.resting_until,
+            &self.state.warming_until,
         ]
         .map(|until| until.load(Relaxed))
         .into_iter()
@@ -286,9 +325,9 @@ impl Deref for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.trial {
-            self.member.trial_taken.store(false, Relaxed);
+            self.member.state.trial_taken.store(false, Relaxed);
         }
-        self.member.in_flight.fetch_sub(1, Relaxed);
+        self.member.state.in_flight.fetch_sub(1, Relaxed);
         if let Some(pool) = &self.pool {
             let now = Instant::now();
             pool.slot_is_free(now.saturating_duration_since(self.since), now);

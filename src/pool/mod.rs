@@ -1,11 +1,12 @@
 //! Pools at work: which server is next, and which are not asked at all.
 //!
 //! Each server's addresses are a `Backends` of pingora-load-balancing: discovered again and again
-//! (a name may come to mean other boxes), probed, and marked healthy or not by its thresholds.
-//! What stands here is what that crate has no word for: backups behind primaries, slots and the
-//! line in front of them, ejection by evidence from traffic, and turns that survive a change of
-//! members. Its own selection is not used: it takes two servers with one address (two names
-//! behind one balancer) for the same, and gives a server of weight 3 three turns in a row.
+//! (a name may come to mean other boxes) and probed by a `HealthCheck` of that crate.
+//! What stands here is what it has no word for: backups behind primaries, slots and the line in
+//! front of them, ejection by evidence from traffic, and what is known of a server that survives a
+//! change of members and a reload. Its own selection is not used: it takes two servers with one
+//! address (two names behind one balancer) for the same, and gives a server of weight 3 three turns
+//! in a row; nor its book of who is healthy, which begins anew with each reload.
 
 mod eject;
 mod member;
@@ -37,7 +38,7 @@ use queue::Queue;
 pub(crate) use queue::Ticket;
 use recent::Recent;
 pub(crate) use ring::place;
-use roster::Roster;
+use roster::{Known, Roster};
 pub(crate) use window::Window;
 
 /// How the addresses of a server are found, and how they are probed.
@@ -83,7 +84,10 @@ pub(crate) struct Pool {
     pub(crate) config: config::Pool,
     /// One for each server of the configuration, in its order.
     servers: Vec<Backends>,
+    checks: Vec<Option<Box<dyn HealthCheck + Send + Sync>>>,
     signs: Vec<Arc<Signs>>,
+    /// What was known of addresses when this pool took the place of another.
+    known: Vec<Known>,
     roster: ArcSwap<Roster>,
     turn: AtomicUsize,
     queue: Queue,
@@ -93,17 +97,11 @@ pub(crate) struct Pool {
     /// Held while it is decided whether somebody is ejected: two servers must not each be the one
     /// that the other's ejection relies on.
     ejecting: Mutex<()>,
-    first_bytes: Recent<128>,
+    first_bytes: Arc<Recent<128>>,
     /// A server is being asked to load a model.
     loads: AtomicBool,
     /// The zero of the clock that ejections are kept in.
     epoch: Instant,
-}
-
-/// A member whose health changed.
-pub(crate) struct Transition {
-    pub(crate) member: Arc<Member>,
-    pub(crate) healthy: bool,
 }
 
 /// What a request asks of a pool.
@@ -154,31 +152,37 @@ pub(crate) struct ServerState {
 }
 
 impl Pool {
-    pub(crate) fn new(config: config::Pool, now: Instant, watch: impl Fn(usize) -> Watch) -> Self {
-        let mut signs = Vec::new();
+    /// `old` is the pool of this name before a reload: servers that stay keep their health, their
+    /// ejections and the slots that are taken.
+    pub(crate) fn new(
+        config: config::Pool,
+        now: Instant,
+        watch: impl Fn(usize) -> Watch,
+        old: Option<&Pool>,
+    ) -> Self {
+        let (mut checks, mut signs) = (Vec::new(), Vec::new());
         let servers = (0..config.servers.len())
             .map(|n| {
                 let watch = watch(n);
-                let mut backends = Backends::new(watch.discovery);
-                if let Some(check) = watch.check {
-                    backends.set_health_check(check);
-                }
+                checks.push(watch.check);
                 signs.push(watch.signs);
-                backends
+                Backends::new(watch.discovery)
             })
             .collect();
         Pool {
             servers,
+            checks,
             signs,
+            known: old.map_or_else(Vec::new, |old| old.roster.load().known(&old.config)),
             roster: ArcSwap::default(),
             turn: AtomicUsize::new(0),
             queue: Queue::new(config.queue.size),
             has_slots: config.has_slots(),
-            slot_time: AtomicU64::new(0),
+            slot_time: AtomicU64::new(old.map_or(0, |old| old.slot_time.load(Relaxed))),
             ejecting: Mutex::default(),
-            first_bytes: Recent::default(),
+            first_bytes: old.map_or_else(Arc::default, |old| old.first_bytes.clone()),
             loads: AtomicBool::new(false),
-            epoch: now,
+            epoch: old.map_or(now, |old| old.epoch),
             config,
         }
     }
@@ -197,7 +201,7 @@ impl Pool {
 
     fn enrol(&self, server: usize, backends: &BTreeSet<Backend>) {
         self.roster
-            .rcu(|old| old.with(&self.config, server, backends));
+            .rcu(|old| old.with(&self.config, server, backends, &self.known));
         log::debug!(
             "pool {}: {} has {} addresses",
             self.config.name,
@@ -206,30 +210,29 @@ impl Pool {
         );
     }
 
-    /// Runs one probe of each address of a server; says whose health changed by it.
-    pub(crate) async fn probe(self: &Arc<Self>, server: usize) -> Vec<Transition> {
-        self.servers[server].run_health_check(true).await;
+    /// The addresses of a server.
+    pub(crate) fn addresses(&self, server: usize) -> Vec<Arc<Member>> {
         let roster = self.roster.load();
-        let addresses: Vec<SocketAddr> = roster
-            .members
-            .iter()
-            .filter(|member| member.server == server)
-            .map(|member| member.address())
-            .collect();
-        self.signs[server].retain(|address| addresses.contains(address));
-        let mut changed = Vec::new();
-        for member in roster.members.iter().filter(|m| m.server == server) {
-            let sign = self.signs[server].of(member.address());
-            member.set_loading(sign.loading);
-            member.set_models(sign.models);
-            let healthy = self.servers[server].ready(&member.backend);
-            if member.set_healthy(healthy) {
-                changed.push(Transition {
-                    member: member.clone(),
-                    healthy,
-                });
+        let members = roster.members.iter();
+        let own: Vec<_> = members.filter(|m| m.server == server).cloned().collect();
+        self.signs[server].retain(|address| own.iter().any(|m| m.address() == *address));
+        own
+    }
+
+    /// Probes an address; says whether its health changed by it.
+    pub(crate) async fn probe(self: &Arc<Self>, member: &Member) -> bool {
+        let (good, threshold) = match &self.checks[member.server] {
+            Some(check) => {
+                let good = check.check(&member.backend).await.is_ok();
+                (good, check.health_threshold(good))
             }
-        }
+            // nobody looks, so it is taken for well
+            None => (true, 1),
+        };
+        let sign = self.signs[member.server].of(member.address());
+        member.set_loading(sign.loading);
+        member.set_models(sign.models);
+        let changed = member.probed(good, threshold);
         self.serve_queue(Instant::now());
         changed
     }

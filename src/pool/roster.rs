@@ -8,7 +8,7 @@ use std::time::Duration;
 use pingora::lb::Backend;
 
 use super::Wanted;
-use super::member::Member;
+use super::member::{Member, State};
 use super::ring::Ring;
 use super::turns::Turns;
 use crate::config::{self, Balance};
@@ -19,6 +19,14 @@ pub(super) struct Roster {
     pub(super) members: Vec<Arc<Member>>,
     primaries: Tier,
     backups: Tier,
+}
+
+/// What was known of an address of a server before a reload.
+pub(super) struct Known {
+    /// Its name.
+    server: String,
+    backend: Backend,
+    state: Arc<State>,
 }
 
 /// Members of equal rank.
@@ -44,12 +52,25 @@ pub(super) fn allows(wanted: &Wanted<'_>, member: &Arc<Member>) -> bool {
 }
 
 impl Roster {
+    /// What is known of each address, for the pool that comes after this one.
+    pub(super) fn known(&self, pool: &config::Pool) -> Vec<Known> {
+        let members = self.members.iter();
+        members
+            .map(|member| Known {
+                server: pool.servers[member.server].name.clone(),
+                backend: member.backend.clone(),
+                state: member.state.clone(),
+            })
+            .collect()
+    }
+
     /// The roster after the addresses of one server were found again.
     pub(super) fn with(
         &self,
         pool: &config::Pool,
         server: usize,
         backends: &BTreeSet<Backend>,
+        known: &[Known],
     ) -> Self {
         let settings = &pool.servers[server];
         let window = pool.eject.map_or(Duration::from_secs(30), |e| e.window);
@@ -65,7 +86,17 @@ impl Roster {
                 .iter()
                 .find(|member| member.server == server && member.backend == *backend);
             members.push(kept.cloned().unwrap_or_else(|| {
-                Arc::new(Member::new(server, settings, window, backend.clone()))
+                let known = known
+                    .iter()
+                    .find(|known| known.server == settings.name && known.backend == *backend)
+                    .map(|known| known.state.clone());
+                Arc::new(Member::new(
+                    server,
+                    settings,
+                    window,
+                    backend.clone(),
+                    known,
+                ))
             }));
         }
         members.sort_by_key(|member| member.server);

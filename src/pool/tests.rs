@@ -13,15 +13,20 @@ pub(crate) fn pools_of(config: &config::Config, now: Instant) -> Vec<Arc<Pool>> 
         .pools
         .iter()
         .map(|settings| {
-            let pool = Pool::new(settings.clone(), now, |n| {
-                let url = &settings.servers[n].url;
-                let backend = Backend::new(&format!("{}:{}", url.host, url.port)).unwrap();
-                Watch {
-                    discovery: Static::new(BTreeSet::from([backend])),
-                    check: None,
-                    signs: Arc::default(),
-                }
-            });
+            let pool = Pool::new(
+                settings.clone(),
+                now,
+                |n| {
+                    let url = &settings.servers[n].url;
+                    let backend = Backend::new(&format!("{}:{}", url.host, url.port)).unwrap();
+                    Watch {
+                        discovery: Static::new(BTreeSet::from([backend])),
+                        check: None,
+                        signs: Arc::default(),
+                    }
+                },
+                None,
+            );
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .build()
                 .unwrap();

@@ -20,7 +20,7 @@ use crate::config::kind::{Loading, Warming};
 use crate::config::{self, Health};
 use crate::gateway::Gateway;
 use crate::observe::metrics::Metrics;
-use crate::pool::{Pool, Sign, Signs, Watch};
+use crate::pool::{Member, Pool, Sign, Signs, Watch};
 use crate::proxy::peer::PeerTemplate;
 
 /// How often host names are resolved again.
@@ -132,16 +132,11 @@ async fn keep_watching(pool: std::sync::Weak<Pool>, server: usize, metrics: Arc<
             found = find(&pool, server, found).await;
             resolved = Instant::now();
         }
-        for change in pool.probe(server).await {
-            let name = &pool.server(&change.member).name;
-            let state = if change.healthy { "up" } else { "down" };
-            log::info!(
-                "pool {}: server {name} ({}) is {state}",
-                pool.config.name,
-                change.member.address()
-            );
-            metrics.changed_health(&pool.config.name, name, change.healthy);
+        let mut probes = tokio::task::JoinSet::new();
+        for member in pool.addresses(server) {
+            probes.spawn(probe(pool.clone(), member, metrics.clone()));
         }
+        probes.join_all().await;
         let interval = match &pool.config.health {
             Health::On { interval, .. } => *interval,
             Health::Off => RESOLVE_EVERY,
@@ -151,6 +146,21 @@ async fn keep_watching(pool: std::sync::Weak<Pool>, server: usize, metrics: Arc<
         let spread = interval.mul_f64(0.95 + 0.1 * fastrand::f64());
         tokio::time::sleep(spread).await;
     }
+}
+
+async fn probe(pool: Arc<Pool>, member: Arc<Member>, metrics: Arc<Metrics>) {
+    if !pool.probe(&member).await {
+        return;
+    }
+    let name = &pool.server(&member).name;
+    let healthy = member.is_healthy();
+    let state = if healthy { "up" } else { "down" };
+    log::info!(
+        "pool {}: server {name} ({}) is {state}",
+        pool.config.name,
+        member.address()
+    );
+    metrics.changed_health(&pool.config.name, name, healthy);
 }
 
 /// Resolves a server; says whether that worked, and complains when it stops to.
