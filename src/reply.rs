@@ -206,20 +206,22 @@ fn unavailable(message: &str) -> Reply {
     error(status, "no_server_available", message, None)
 }
 
-pub(crate) fn queue_full(pools: &str) -> Reply {
+/// `wait`: how long one in line waits, as far as that is known.
+pub(crate) fn queue_full(pools: &str, wait: Duration) -> Reply {
     let message = format!(
         "Every server of {pools} is busy, and as many requests wait for one as may (`queue.size`)."
     );
     let reply = error(StatusCode::TOO_MANY_REQUESTS, "queue_full", &message, None);
-    try_again(reply, Duration::from_secs(1))
+    try_again(reply, wait)
 }
 
-pub(crate) fn queue_timeout(pools: &str) -> Reply {
+/// `wait`: how long one in line waits, as far as that is known.
+pub(crate) fn queue_timeout(pools: &str, wait: Duration) -> Reply {
     let message =
         format!("Every server of {pools} is busy, and none became free within `queue.timeout`.");
     let status = StatusCode::TOO_MANY_REQUESTS;
     let reply = error(status, "queue_timeout", &message, None);
-    try_again(reply, Duration::from_secs(1))
+    try_again(reply, wait)
 }
 
 /// Asks to come back in so long, in whole seconds.
@@ -417,8 +419,8 @@ mod tests {
             nobody_at_home("`a`"),
             still_loading("`a`"),
             stopping(),
-            queue_full("`a`"),
-            queue_timeout("`a`"),
+            queue_full("`a`", Duration::ZERO),
+            queue_timeout("`a`", Duration::ZERO),
             too_large_for(25 << 20, "`a`"),
             plan_failed(Outcome::ConnectFailed, "a", "b"),
             plan_failed(Outcome::TimedOut(Phase::FirstByte), "a", "b"),
@@ -472,8 +474,8 @@ mod tests {
             found.map(|(_, value)| value.to_str().unwrap().to_owned())
         };
         for reply in [
-            queue_full("`a`"),
-            queue_timeout("`a`"),
+            queue_full("`a`", Duration::ZERO),
+            queue_timeout("`a`", Duration::ZERO),
             still_loading("`a`"),
         ] {
             assert_eq!(header(&reply, "x-should-retry").as_deref(), Some("true"));

@@ -83,7 +83,14 @@ impl std::str::FromStr for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        bytesize::ByteSize(self.0).display().iec().fmt(f)
+        // as it would be written in the file, where that is exact
+        let exact = [("GiB", 30), ("MiB", 20), ("KiB", 10)]
+            .into_iter()
+            .find(|(_, bits)| self.0 > 0 && self.0.is_multiple_of(1 << bits));
+        match exact {
+            Some((unit, bits)) => write!(f, "{}{unit}", self.0 >> bits),
+            None => bytesize::ByteSize(self.0).display().iec().fmt(f),
+        }
     }
 }
 

@@ -25,8 +25,8 @@ type Result = std::result::Result<Box<Answer>, Failed>;
 struct Raced {
     last: Asked,
     result: Result,
-    /// Who was not waited for.
-    left: Option<Asked>,
+    /// Who was not waited for, and how long it had been asked.
+    left: Option<(Asked, Duration)>,
     /// The second one was asked, and its answer is the one that counts.
     won: bool,
 }
@@ -130,8 +130,11 @@ impl Relay<'_> {
                 return (last, Err(stopped));
             }
         };
-        if let Some(left) = raced.left {
+        if let Some((left, asked_for)) = raced.left {
             cancelled(&ground, x, &left);
+            // at least so long: else the pool would seem ever faster, as its slow answers are not
+            // waited for
+            ground.gateway().pools[left.pool_id].took(&left.member, asked_for);
         }
         if raced.won {
             x.metrics().hedges_won.inc();
@@ -207,11 +210,15 @@ impl<'a> Track<'a> {
             true => (other, asked),
             false => (asked, other),
         };
+        let asked_for = match second_ended {
+            true => leg.started.elapsed(),
+            false => other_leg.started.elapsed(),
+        };
         if self.is_good(&result) {
             return Raced {
                 last: ended_first,
                 result,
-                left: Some(still_asked),
+                left: Some((still_asked, asked_for)),
                 won: second_ended,
             };
         }

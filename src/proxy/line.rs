@@ -161,7 +161,9 @@ impl Relay<'_> {
         // while it is known who loads: by the end of the pause it may be over
         self.plan.try_again(pool, Instant::now());
         let moment = left.map_or(WARM_UP, |left| left.min(WARM_UP));
-        stopped(while_client_stays(ground.edge, Some(session), pause(moment)).await)?;
+        let waited = while_client_stays(ground.edge, Some(session), pause(moment)).await;
+        x.record.times.queue += moment;
+        stopped(waited)?;
         Ok(())
     }
 }

@@ -413,9 +413,15 @@ fn nobody(ground: &Ground<'_>, x: &Exchange, upload: &Upload, spent: Spent) -> r
         let back_in = soonest.unwrap_or(Duration::from_secs(1));
         reply::no_server_available(&gateway.pool_names(ground.route, x.home), back_in)
     };
+    let wait = || {
+        let priority = ground.settings.priority;
+        let waits = pools.iter().map(|pool| pool.expected_wait(priority));
+        // beyond this the SDKs do not come back at all
+        waits.min().unwrap_or_default().min(Duration::from_secs(60))
+    };
     match spent {
-        Spent::Passed(Refusal::QueueFull) => reply::queue_full(&names),
-        Spent::Passed(Refusal::QueueTimeout) => reply::queue_timeout(&names),
+        Spent::Passed(Refusal::QueueFull) => reply::queue_full(&names, wait()),
+        Spent::Passed(Refusal::QueueTimeout) => reply::queue_timeout(&names, wait()),
         Spent::Passed(Refusal::Warming) => reply::still_loading(&names),
         Spent::Passed(Refusal::TooLarge) => {
             let audio = x.operation.is_some_and(|operation| operation.hears());
