@@ -14,6 +14,8 @@ use crate::config::Level;
 pub(crate) const OK: u8 = 0;
 /// Something was tried and failed.
 pub(crate) const FAILED: u8 = 1;
+/// Nothing runs that could be asked; what `status` of init scripts says (LSB).
+pub(crate) const NOT_RUNNING: u8 = 3;
 /// The configuration is bad; BSD's `EX_CONFIG`, so that a unit file can say not to restart.
 pub(crate) const BAD_CONFIG: u8 = 78;
 
@@ -22,7 +24,7 @@ Without a command, `run`. Without --config, the first of:
   $TRUNKLINE_CONFIG, ./trunkline.yaml, the user's configuration folder,
   /etc/trunkline/trunkline.yaml, and last one made for the boxes found on this machine.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 78 bad configuration.";
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not running (status), 78 bad configuration.";
 
 /// One address in front of many voice and LLM servers.
 #[derive(Debug, Parser)]
@@ -49,6 +51,33 @@ enum Command {
     /// Show the configuration in effect, or the schema of the file.
     #[command(subcommand)]
     Config(Config),
+    /// Have the running program read its configuration again, whole or not at all.
+    Reload(Remote),
+    /// Give a server of the running program no new requests; those in flight go on.
+    Drain {
+        /// The server, as `POOL/SERVER`.
+        server: String,
+        /// For so long, such as 10m. Default: until `undrain`.
+        #[arg(long = "for", value_name = "TIME")]
+        time: Option<String>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Give a drained server requests again.
+    Undrain {
+        /// The server, as `POOL/SERVER`.
+        server: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Show pools and servers of the running program; exit 3 if it does not run.
+    Status {
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        format: Output,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Serve as a stand-in for a voice or LLM server; for tests and benchmarks.
     #[command(hide = true)]
     Standin(StandIn),
@@ -155,6 +184,17 @@ enum Config {
     Schema,
 }
 
+/// How a running program is found.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Remote {
+    /// Its configuration file, which says where its admin listener is.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The address of its admin listener.
+    #[arg(long, value_name = "IP:PORT", env = "TRUNKLINE_ADMIN")]
+    pub(crate) admin: Option<SocketAddr>,
+}
+
 /// What `standin` takes. Times in milliseconds.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StandIn {
@@ -192,6 +232,14 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Route(route)) => command::route::run(&route),
         Some(Command::Config(Config::Show { config })) => command::config::show(config.as_deref()),
         Some(Command::Config(Config::Schema)) => command::config::schema(),
+        Some(Command::Reload(remote)) => command::remote::reload(&remote),
+        Some(Command::Drain {
+            server,
+            time,
+            remote,
+        }) => command::remote::drain(&remote, &server, time.as_deref()),
+        Some(Command::Undrain { server, remote }) => command::remote::undrain(&remote, &server),
+        Some(Command::Status { format, remote }) => command::remote::status(&remote, format),
         Some(Command::Standin(stand_in)) => command::standin::run(&stand_in),
     };
     let _ = std::io::stdout().flush();

@@ -273,6 +273,31 @@ impl Gateway {
         }
     }
 
+    /// The pool and the server that `POOL/SERVER` names.
+    ///
+    /// # Errors
+    /// Which ones there are, if it names none.
+    pub(crate) fn server_named(&self, name: &str) -> Result<(&Arc<Pool>, usize), String> {
+        let full = |pool: &Pool, n: usize| {
+            let server = &pool.config.servers[n].name;
+            format!("{}/{server}", pool.config.name)
+        };
+        let all = || {
+            let pools = self.pools.iter();
+            pools.flat_map(|pool| (0..pool.config.servers.len()).map(move |n| (pool, n)))
+        };
+        all()
+            .find(|(pool, n)| full(pool, *n) == name)
+            .ok_or_else(|| {
+                let known: Vec<String> = all().map(|(pool, n)| full(pool, n)).collect();
+                let name = crate::unit::printable(name);
+                format!(
+                    "there is no server `{name}`; there are {}",
+                    known.join(", ")
+                )
+            })
+    }
+
     /// Brings the gauges of all pools up to date.
     pub(crate) fn refresh_gauges(&self, now: Instant) {
         for (metrics, pool) in self.pool_metrics.iter().zip(&self.pools) {

@@ -53,7 +53,7 @@ pub(crate) fn run(options: &CheckConfig) -> u8 {
         }
         Output::Text => {
             for (source, config, problems) in &checked {
-                source.explain(problems);
+                source.explain(problems, "nothing was started");
                 if !problems.iter().any(bad) && !options.quiet {
                     let warnings = match problems.len() {
                         0 => String::new(),

@@ -4,6 +4,8 @@ pub(crate) mod check_config;
 pub(crate) mod config;
 mod embedded;
 mod logger;
+mod reload;
+pub(crate) mod remote;
 pub(crate) mod route;
 pub(crate) mod serve;
 pub(crate) mod source;

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use pingora::apps::http_app::HttpServer;
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::Connector;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::cli::{BAD_CONFIG, FAILED, OK, Run};
 use crate::command::embedded::{self, Embedded};
+use crate::command::reload::Conductor;
 use crate::command::{logger, source};
 use crate::config::{self, Config, Format};
 use crate::gateway::Gateway;
@@ -137,6 +137,7 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
     tokio::spawn(tls::watch(certificates.clone()));
     // readiness and metrics can be asked for to the very end
     let (_admin_stop, admin_stopping) = watch::channel(false);
+    let (order, orders) = mpsc::channel(8);
     let admin_address = opened.admin.as_ref().map(|listener| listener.address);
     if let Some(listener) = opened.admin {
         log::info!("admin endpoints on http://{}", listener.address);
@@ -144,6 +145,7 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
             edge: running.edge.clone(),
             config: source.to_owned(),
             listeners: addresses.clone(),
+            reloads: order,
             stand_ins: embedded
                 .as_ref()
                 .map_or_else(Arc::default, |e| e.stand_ins.clone()),
@@ -156,7 +158,13 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
         embedded.introduce(&addresses[0], admin_address);
         tokio::spawn(embedded.keep_looking(running.clone()));
     }
-    until_told_to_stop(&running, options, &certificates).await;
+    let conductor = Conductor {
+        running: &running,
+        options,
+        certificates: &certificates,
+        orders,
+    };
+    conductor.until_told_to_stop().await;
     log::info!("stopping");
     running.edge.draining.store(true, Relaxed);
     tokio::time::sleep(shutdown.drain).await;
@@ -213,7 +221,7 @@ async fn start(config: Config, metrics: Arc<Metrics>, access_log: AccessLog) -> 
 }
 
 /// What the command line and the environment say instead of the file.
-fn apply(options: &Run, config: &mut Config) {
+pub(super) fn apply(options: &Run, config: &mut Config) {
     if let Some(address) = options.listen {
         config.listeners.truncate(1);
         config.listeners[0].address = address;
@@ -284,56 +292,6 @@ async fn open(config: &Config, metrics: &Metrics) -> Result<Opened, String> {
         admin,
         access_log,
     })
-}
-
-/// Waits for a signal that ends the program; a SIGHUP reads the file again.
-async fn until_told_to_stop(running: &Running, options: &Run, certificates: &[Arc<Tls>]) {
-    let listen = |kind| signal(kind).expect("signals can be listened to at start-up");
-    let (mut term, mut int, mut hup) = (
-        listen(SignalKind::terminate()),
-        listen(SignalKind::interrupt()),
-        listen(SignalKind::hangup()),
-    );
-    loop {
-        tokio::select! {
-            _ = term.recv() => return,
-            _ = int.recv() => return,
-            _ = hup.recv() => {
-                reload(running, options).await;
-                tls::refresh(certificates, true).await;
-            }
-        }
-    }
-}
-
-/// Reads the file again. Whole or not at all: a bad file changes nothing.
-async fn reload(running: &Running, options: &Run) {
-    let source = source::find(options.config.as_deref());
-    let config = match &source {
-        Ok(Some(source)) => source.load_or_explain(),
-        Ok(None) => {
-            log::info!("there is no file to read again");
-            return;
-        }
-        Err(message) => {
-            eprintln!("trunkline: {message}");
-            None
-        }
-    };
-    match config {
-        Some(mut config) => {
-            apply(options, &mut config);
-            if !config.same_process(&running.edge.snapshot().gateway.config) {
-                log::warn!("listeners, admin, limits, log and shutdown change only with a restart");
-            }
-            running.put_into_service(config).await;
-            log::info!("the configuration was read again and is in service");
-        }
-        None => {
-            running.edge.metrics.not_configured();
-            log::error!("the configuration was not read again: the one before stays in service");
-        }
-    }
 }
 
 /// Waits for the requests in flight; says how many are left when their time is over.

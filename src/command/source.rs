@@ -86,12 +86,13 @@ impl Source {
     /// Reads it and prints what is wrong on stderr; the configuration if it can be used.
     pub(crate) fn load_or_explain(&self) -> Option<Config> {
         let (config, problems) = self.load();
-        self.explain(&problems);
+        self.explain(&problems, "nothing was started");
         config
     }
 
     /// Prints problems on stderr, in colour on a terminal.
-    pub(crate) fn explain(&self, problems: &[Problem]) {
+    /// `consequence`: what follows if there are errors.
+    pub(crate) fn explain(&self, problems: &[Problem], consequence: &str) {
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let text = config::without_secrets(&self.text);
         for problem in problems {
@@ -101,9 +102,18 @@ impl Source {
         if errors > 0 {
             let plural = if errors == 1 { "" } else { "s" };
             eprintln!(
-                "trunkline: {}: {errors} error{plural}; nothing was started",
+                "trunkline: {}: {errors} error{plural}; {consequence}",
                 self.name
             );
         }
+    }
+
+    /// The same as text.
+    pub(crate) fn plain(&self, problems: &[Problem]) -> String {
+        let text = config::without_secrets(&self.text);
+        let problems = problems.iter();
+        problems
+            .map(|problem| format!("{}\n\n", problem.render(&self.name, &text, false)))
+            .collect()
     }
 }

@@ -90,6 +90,7 @@ pub(crate) struct Metrics {
     queue_refused: IntCounterVec,
     slots: IntGaugeVec,
     server_warming: IntGaugeVec,
+    server_drained: IntGaugeVec,
     hedges: IntCounterVec,
     budget_left: IntGaugeVec,
     voice_mappings: IntCounterVec,
@@ -170,6 +171,7 @@ pub(crate) struct ServerMetrics {
     up: IntGauge,
     ejected: IntGauge,
     warming: IntGauge,
+    drained: IntGauge,
     in_flight: IntGauge,
 }
 
@@ -293,6 +295,7 @@ impl Metrics {
             queue_depth: make.gauge("queue_depth", "Requests that wait for a slot.", &["pool", "priority"]),
             queue_refused: make.counter("queue_refused_total", "Requests a queue did not serve: it was full, its timeout passed, or they would have waited too long and another pool was free (spilled).", &["pool", "reason"]),
             slots: make.gauge("server_slots", "Requests a server works on at once, where that is bounded; upstream_in_flight is how many are taken.", &["pool", "server"]),
+            server_drained: make.gauge("server_drained", "Whether a server is drained by hand: it gets no new requests.", &["pool", "server"]),
             server_warming: make.gauge("server_warming", "Addresses of a server that load their model now.", &["pool", "server"]),
             hedges: make.counter("hedges_total", "Second attempts beside one that took long, and those whose answer came first.", &["route", "result"]),
             budget_left: make.gauge("retry_budget_left", "Retries that a route's budget has left now.", &["route"]),
@@ -435,6 +438,7 @@ impl Metrics {
             limits: crate::config::Limits::default(),
             log: crate::config::Log::default(),
             shutdown: crate::config::Shutdown::default(),
+            files: Vec::new(),
         };
         RouteMetrics {
             decided: self.decisions.with_label_values(&["none"]),
@@ -516,6 +520,7 @@ impl Metrics {
                 })
                 .collect(),
             warming: self.server_warming.with_label_values(both),
+            drained: self.server_drained.with_label_values(both),
             up: self.server_up.with_label_values(both),
             ejected: self.server_ejected.with_label_values(both),
             in_flight: self.upstream_in_flight.with_label_values(both),
@@ -529,6 +534,7 @@ impl Metrics {
             &self.server_up,
             &self.server_ejected,
             &self.server_warming,
+            &self.server_drained,
             &self.slots,
             &self.upstream_in_flight,
         ] {
@@ -684,6 +690,7 @@ impl PoolMetrics {
             metrics.up.set(state.healthy as i64);
             metrics.ejected.set(state.ejected as i64);
             metrics.warming.set(state.warming as i64);
+            metrics.drained.set(i64::from(state.drained));
             metrics.in_flight.set(state.in_flight as i64);
             available += i64::from(state.is_available());
         }

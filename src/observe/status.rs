@@ -68,6 +68,7 @@ impl ServerState {
     /// One word for people.
     pub(crate) fn word(self) -> &'static str {
         match self {
+            ServerState { drained: true, .. } => "drained",
             ServerState { addresses: 0, .. } => "unresolved",
             ServerState {
                 healthy: 0,

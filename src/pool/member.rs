@@ -24,8 +24,29 @@ pub(crate) struct Member {
     pub(super) backend: Backend,
     /// Requests it works on at once.
     slots: usize,
+    /// Drained by hand until then, with all addresses of its server.
+    drained: Arc<Drain>,
     /// Outlives this member when a reload makes another of it.
     pub(super) state: Arc<State>,
+}
+
+/// A server that gets no new requests, by an operator's will. In microseconds after the pool's
+/// epoch; 0 for never, the largest for ever.
+#[derive(Default)]
+pub(super) struct Drain(AtomicU64);
+
+impl Drain {
+    pub(super) fn until(&self, end: Option<Duration>) {
+        self.0.store(end.map_or(u64::MAX, micros), Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.0.store(0, Relaxed);
+    }
+
+    pub(super) fn is_on(&self, now: Duration) -> bool {
+        is_before(&self.0, now)
+    }
 }
 
 /// What is known of an address. Times are counted from the pool's epoch, in microseconds; 0 is
@@ -86,12 +107,14 @@ impl Member {
         settings: &Server,
         window: Duration,
         backend: Backend,
+        drained: Arc<Drain>,
         known: Option<Arc<State>>,
     ) -> Self {
         Member {
             server,
             backend,
             slots: settings.slots.map_or(usize::MAX, |slots| slots as usize),
+            drained,
             state: known.unwrap_or_else(|| Arc::new(State::new(window))),
         }
     }
@@ -126,9 +149,9 @@ impl Member {
         self.state.on_trial.load(Relaxed)
     }
 
-    /// Well, as far as is known, and not ejected.
+    /// Well, as far as is known, and neither ejected nor drained.
     pub(super) fn is_available(&self, now: Duration) -> bool {
-        self.is_healthy() && !self.is_ejected(now)
+        self.is_healthy() && !self.is_ejected(now) && !self.drained.is_on(now)
     }
 
     /// May be asked now, be it that all its slots are taken. `desperate`: nobody else is left.

@@ -33,6 +33,7 @@ use crate::config::{self, Priority};
 #[cfg(test)]
 pub(crate) use eject::Ejection;
 pub(crate) use eject::{Conduct, Evidence};
+use member::Drain;
 pub(crate) use member::{Lease, Member};
 use queue::Queue;
 pub(crate) use queue::Ticket;
@@ -86,6 +87,7 @@ pub(crate) struct Pool {
     servers: Vec<Backends>,
     checks: Vec<Option<Box<dyn HealthCheck + Send + Sync>>>,
     signs: Vec<Arc<Signs>>,
+    drained: Vec<Arc<Drain>>,
     /// What was known of addresses when this pool took the place of another.
     known: Vec<Known>,
     roster: ArcSwap<Roster>,
@@ -149,6 +151,8 @@ pub(crate) struct ServerState {
     pub(crate) resting: usize,
     pub(crate) warming: usize,
     pub(crate) in_flight: usize,
+    /// By an operator.
+    pub(crate) drained: bool,
 }
 
 impl Pool {
@@ -173,6 +177,7 @@ impl Pool {
             servers,
             checks,
             signs,
+            drained: drains(&config, old),
             known: old.map_or_else(Vec::new, |old| old.roster.load().known(&old.config)),
             roster: ArcSwap::default(),
             turn: AtomicUsize::new(0),
@@ -200,8 +205,15 @@ impl Pool {
     }
 
     fn enrol(&self, server: usize, backends: &BTreeSet<Backend>) {
-        self.roster
-            .rcu(|old| old.with(&self.config, server, backends, &self.known));
+        self.roster.rcu(|old| {
+            old.with(
+                &self.config,
+                server,
+                backends,
+                &self.known,
+                &self.drained[server],
+            )
+        });
         log::debug!(
             "pool {}: {} has {} addresses",
             self.config.name,
@@ -390,10 +402,25 @@ impl Pool {
         free.then(|| Load(self.clone()))
     }
 
+    /// Gives a server no new requests, for so long or until [`Pool::undrain`].
+    pub(crate) fn drain(&self, server: usize, time: Option<Duration>, now: Instant) {
+        let end = time.map(|time| self.clock(now) + time);
+        self.drained[server].until(end);
+    }
+
+    /// Gives a drained server requests again.
+    pub(crate) fn undrain(self: &Arc<Self>, server: usize, now: Instant) {
+        self.drained[server].end();
+        self.serve_queue(now);
+    }
+
     /// How each server of the configuration is doing, in its order.
     pub(crate) fn states(&self, now: Instant) -> Vec<ServerState> {
         let now = self.clock(now);
         let mut states = vec![ServerState::default(); self.config.servers.len()];
+        for (state, drain) in states.iter_mut().zip(&self.drained) {
+            state.drained = drain.is_on(now);
+        }
         for member in &self.roster.load().members {
             let state = &mut states[member.server];
             state.addresses += 1;
@@ -420,6 +447,19 @@ impl Pool {
     fn clock(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.epoch)
     }
+}
+
+/// One for each server; those that the pool before had, by name.
+fn drains(config: &config::Pool, old: Option<&Pool>) -> Vec<Arc<Drain>> {
+    let before = |name: &str| {
+        let old = old?;
+        let n = old.config.servers.iter().position(|s| s.name == name)?;
+        Some(old.drained[n].clone())
+    };
+    let servers = config.servers.iter();
+    servers
+        .map(|server| before(&server.name).unwrap_or_default())
+        .collect()
 }
 
 /// A model is being loaded, until this is dropped.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pingora::lb::Backend;
 
 use super::Wanted;
-use super::member::{Member, State};
+use super::member::{Drain, Member, State};
 use super::ring::Ring;
 use super::turns::Turns;
 use crate::config::{self, Balance};
@@ -71,6 +71,7 @@ impl Roster {
         server: usize,
         backends: &BTreeSet<Backend>,
         known: &[Known],
+        drained: &Arc<Drain>,
     ) -> Self {
         let settings = &pool.servers[server];
         let window = pool.eject.map_or(Duration::from_secs(30), |e| e.window);
@@ -95,6 +96,7 @@ impl Roster {
                     settings,
                     window,
                     backend.clone(),
+                    drained.clone(),
                     known,
                 ))
             }));

@@ -8,10 +8,16 @@ use async_trait::async_trait;
 use http::{Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
+use tokio::sync::{mpsc, oneshot};
 
 use super::standin::StandIns;
 use crate::observe::status::Status;
 use crate::proxy::{Edge, listen};
+use crate::transform;
+use crate::unit::Span;
+
+/// A reload that is asked for: where to say how it went.
+pub(crate) type Order = oneshot::Sender<Result<String, String>>;
 
 /// The application behind the admin listener.
 pub(crate) struct Admin {
@@ -19,12 +25,16 @@ pub(crate) struct Admin {
     /// Where the configuration came from.
     pub(crate) config: String,
     pub(crate) listeners: Vec<String>,
+    /// Where a reload is asked for.
+    pub(crate) reloads: mpsc::Sender<Order>,
     /// Those of the embedded default, which can be stopped and started to see fallback.
     pub(crate) stand_ins: Arc<StandIns>,
 }
 
 const INDEX: &str = "Trunkline admin endpoints:\n\n  /metrics   for Prometheus\n  /healthz   200 while the program runs\n  \
-                     /readyz    200 while requests are taken\n  /status    pools, servers and routes as JSON\n";
+                     /readyz    200 while requests are taken\n  /status    pools, servers and routes as JSON\n\nWith POST:\n\n  \
+                     /reload                 read the configuration again\n  \
+                     /drain/POOL/SERVER      give a server no new requests (?for=10m)\n  /undrain/POOL/SERVER    give it requests again\n";
 
 impl Admin {
     fn status(&self) -> Status {
@@ -55,6 +65,51 @@ impl Admin {
         self.edge.metrics.exposition(self.edge.access_log.dropped())
     }
 
+    /// Reads the configuration again; says how that went.
+    async fn reload(&self) -> (StatusCode, String) {
+        let (order, answer) = oneshot::channel();
+        let asked = self.reloads.send(order).await.is_ok();
+        match answer.await {
+            Ok(Ok(done)) if asked => (StatusCode::OK, format!("{done}\n")),
+            Ok(Err(why)) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{why}\n")),
+            _ => {
+                let stopping = "the program is stopping\n".to_owned();
+                (StatusCode::SERVICE_UNAVAILABLE, stopping)
+            }
+        }
+    }
+
+    /// `/drain/POOL/SERVER?for=10m` and `/undrain/POOL/SERVER`.
+    fn drain(&self, path: &str, query: Option<&str>) -> (StatusCode, String) {
+        let (drains, name) = match path.strip_prefix("/drain/") {
+            Some(name) => (true, name),
+            None => (false, path.trim_start_matches("/undrain/")),
+        };
+        let time = match transform::path::parameter(query, "for").map(|text| text.parse::<Span>()) {
+            None => None,
+            Some(Ok(time)) => Some(time.0),
+            Some(Err(why)) => return (StatusCode::BAD_REQUEST, format!("{why}\n")),
+        };
+        let snapshot = self.edge.snapshot();
+        let (pool, server) = match snapshot.gateway.server_named(name) {
+            Ok(found) => found,
+            Err(why) => return (StatusCode::NOT_FOUND, format!("{why}\n")),
+        };
+        let now = Instant::now();
+        let message = match (drains, time) {
+            (true, Some(time)) => format!("{name} is drained for {}", Span(time)),
+            (true, None) => format!("{name} is drained until it is undrained"),
+            (false, _) => format!("{name} gets requests again"),
+        };
+        match drains {
+            true => pool.drain(server, time, now),
+            false => pool.undrain(server, now),
+        }
+        log::info!("{message}");
+        let left = pool.states(now)[server].in_flight;
+        (StatusCode::OK, format!("{message}; {left} in flight\n"))
+    }
+
     /// `/standins/NAME/stop` and `/start`.
     async fn stand_in(&self, path: &str) -> (StatusCode, String) {
         let mut parts = path.split('/');
@@ -72,6 +127,11 @@ impl Admin {
             Err(message) => (StatusCode::NOT_FOUND, format!("{message}\n")),
         }
     }
+}
+
+/// Whether a path changes something.
+fn is_order(path: &str) -> bool {
+    path == "/reload" || path.starts_with("/drain/") || path.starts_with("/undrain/")
 }
 
 #[async_trait]
@@ -106,6 +166,19 @@ impl ServeHttp for Admin {
                 (StatusCode::OK, "application/json", status)
             }
             ("GET" | "HEAD", "/") => (StatusCode::OK, text, INDEX.as_bytes().to_vec()),
+            ("POST", "/reload") => {
+                let (status, message) = self.reload().await;
+                (status, text, message.into_bytes())
+            }
+            ("POST", path) if path.starts_with("/drain/") || path.starts_with("/undrain/") => {
+                let (status, message) = self.drain(path, head.uri.query());
+                (status, text, message.into_bytes())
+            }
+            ("GET" | "HEAD", path) if is_order(path) => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                text,
+                b"ask for this with POST\n".to_vec(),
+            ),
             ("POST", path) if path.starts_with("/standins/") => {
                 let (status, message) = self.stand_in(&path["/standins/".len()..]).await;
                 (status, text, message.into_bytes())

@@ -23,6 +23,7 @@ mod lifecycle;
 mod listeners;
 mod observe;
 mod regression;
+mod reload;
 mod routing;
 mod samples;
 mod sdk;

@@ -5,7 +5,7 @@ mod listeners;
 mod pools;
 mod routes;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::file::File;
 use super::problem::{Problem, Severity};
@@ -22,6 +22,7 @@ pub(super) fn resolve(
     let mut resolver = Resolver {
         tree,
         folder,
+        files: Vec::new(),
         damaged: problems.iter().any(Problem::is_error),
         problems,
     };
@@ -67,12 +68,15 @@ pub(super) fn resolve(
             drain: seconds(file.shutdown.drain, 0),
             grace: seconds(file.shutdown.grace, 60),
         },
+        files: resolver.files,
     })
 }
 
 struct Resolver<'a> {
     tree: &'a Tree,
     folder: &'a Path,
+    /// Files that were read.
+    files: Vec<PathBuf>,
     /// Parts of the file could not be read, so what is absent may only be missing for that.
     damaged: bool,
     problems: &'a mut Vec<Problem>,

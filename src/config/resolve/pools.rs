@@ -55,6 +55,8 @@ impl Resolver<'_> {
             self.folder,
             self.problems,
         );
+        let named = tls.files.iter().flatten();
+        self.files.extend(named.map(|file| self.folder.join(file)));
         if !tls.verify {
             self.warn(
                 here.then("tls").then("verify"),
@@ -293,6 +295,7 @@ impl Resolver<'_> {
         written: Option<&String>,
         file: Option<&String>,
     ) -> Option<Secret> {
+        self.files.extend(file.map(|file| self.folder.join(file)));
         let from_file = file.and_then(|file| {
             let read = std::fs::read_to_string(self.folder.join(file))
                 .map_err(|e| format!("`{file}` cannot be read: {e}"));
