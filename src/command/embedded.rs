@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::serve::Running;
@@ -130,6 +131,10 @@ impl Embedded {
     pub(super) async fn keep_looking(mut self, running: Arc<Running>) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
+            // somebody wrote a file meanwhile, and had it read
+            if running.from_file.load(Relaxed) {
+                return;
+            }
             let found = discover::scan(&[self.listen.port(), self.admin.port()]).await;
             // a box that is busy may miss one look; its health check knows better
             let gone = self.found.iter().any(|before| !found.contains(before));

@@ -7,6 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +29,25 @@ pub(super) struct Conductor<'a> {
     pub(super) options: &'a Run,
     pub(super) certificates: &'a [Arc<Tls>],
     pub(super) orders: mpsc::Receiver<Order>,
+    /// The configuration file, if there was one at the start.
+    pub(super) file: Option<PathBuf>,
+}
+
+/// Who wants a reload.
+enum Asked {
+    Signal,
+    File,
+    Admin(Order),
+}
+
+impl Asked {
+    fn label(&self) -> &'static str {
+        match self {
+            Asked::Signal => "a signal",
+            Asked::File => "a changed file",
+            Asked::Admin(_) => "the admin listener",
+        }
+    }
 }
 
 impl Conductor<'_> {
@@ -41,39 +61,39 @@ impl Conductor<'_> {
         );
         let mut files = Files::new(self.files());
         loop {
-            tokio::select! {
+            let by = tokio::select! {
                 _ = term.recv() => return,
                 _ = int.recv() => return,
-                _ = hup.recv() => {
-                    let _ = self.reload("a signal").await;
-                    tls::refresh(self.certificates, true).await;
-                }
-                Some(order) = self.orders.recv() => {
-                    let done = self.reload("the admin listener").await;
-                    tls::refresh(self.certificates, true).await;
-                    let _ = order.send(done);
-                }
-                () = tokio::time::sleep(LOOK) => {
-                    if !files.changed() {
-                        continue;
-                    }
-                    let _ = self.reload("a changed file").await;
-                }
+                _ = hup.recv() => Asked::Signal,
+                Some(order) = self.orders.recv() => Asked::Admin(order),
+                () = tokio::time::sleep(LOOK) => match files.changed() {
+                    true => Asked::File,
+                    false => continue,
+                },
+            };
+            // taken before the files are read: what is written meanwhile is another change
+            let before = Files::new(self.files());
+            let done = self.reload(by.label()).await;
+            if !matches!(by, Asked::File) {
+                tls::refresh(self.certificates, true).await;
             }
-            files = Files::new(self.files());
+            if let Asked::Admin(order) = by {
+                let _ = order.send(done);
+            }
+            let now = self.files();
+            files = match now == before.paths {
+                true => before,
+                false => Files::new(now),
+            };
         }
     }
 
     /// The files that the configuration in service was read from.
+    /// The main one stays in the list when it is gone: it may come back.
     fn files(&self) -> Vec<PathBuf> {
         let snapshot = self.running.edge.snapshot();
-        let found = source::find(self.options.config.as_deref());
-        let own = found.ok().flatten().map(|source| source.name.into());
-        let named = self.options.config.clone().or(own);
-        named
-            .into_iter()
-            .chain(snapshot.gateway.config.files.iter().cloned())
-            .collect()
+        let named = &snapshot.gateway.config.files;
+        self.file.iter().chain(named).cloned().collect()
     }
 
     /// Reads the file again.
@@ -104,6 +124,7 @@ impl Conductor<'_> {
             told.push_str(&format!("; {restart}"));
         }
         self.running.put_into_service(config).await;
+        self.running.from_file.store(true, Relaxed);
         log::info!("the configuration was read again and is in service (asked for by {by})");
         Ok(told)
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use pingora::apps::http_app::HttpServer;
@@ -38,11 +38,16 @@ const CUT_TIME: Duration = Duration::from_secs(1);
 pub(super) struct Running {
     pub(super) edge: Arc<Edge>,
     watcher: Watcher,
+    /// Held while a configuration is put into service: each builds on the one before.
+    changing: tokio::sync::Mutex<()>,
+    /// A file is in service, or was there from the start.
+    pub(super) from_file: AtomicBool,
 }
 
 impl Running {
     /// Puts a configuration into service. Listeners stay as they are.
     pub(super) async fn put_into_service(&self, config: Config) {
+        let _one_at_a_time = self.changing.lock().await;
         let old = self.edge.snapshot();
         let watch = |pool: &config::Pool, n: usize| self.watcher.watch(pool, n);
         let gateway = Gateway::build(
@@ -54,6 +59,11 @@ impl Running {
         );
         probe::start(&gateway, Some(&old.gateway), &self.edge.metrics).await;
         old.gateway.retire(&gateway, &self.edge.metrics);
+        let replaced = old.gateway.pools.iter().filter(|pool| {
+            let kept = gateway.pools.iter().any(|new| Arc::ptr_eq(new, pool));
+            !kept
+        });
+        replaced.for_each(|pool| pool.retire());
         self.edge.replace(Snapshot::new(gateway));
         self.edge.metrics.configured();
     }
@@ -153,16 +163,19 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
         let gate = Gate::new(ADMIN_CONNECTIONS, limits.header_timeout);
         tokio::spawn(listener.serve(Arc::new(HttpServer::new_app(admin)), gate, admin_stopping));
     }
+    let is_file = embedded.is_none();
     if let Some(embedded) = embedded {
         running.edge.metrics.demo.set(i64::from(embedded.is_demo()));
         embedded.introduce(&addresses[0], admin_address);
         tokio::spawn(embedded.keep_looking(running.clone()));
     }
+    let file = is_file.then(|| source.into());
     let conductor = Conductor {
         running: &running,
         options,
         certificates: &certificates,
         orders,
+        file,
     };
     conductor.until_told_to_stop().await;
     log::info!("stopping");
@@ -217,7 +230,12 @@ async fn start(config: Config, metrics: Arc<Metrics>, access_log: AccessLog) -> 
         metrics,
         access_log,
     ));
-    Arc::new(Running { edge, watcher })
+    Arc::new(Running {
+        edge,
+        watcher,
+        changing: tokio::sync::Mutex::default(),
+        from_file: AtomicBool::new(false),
+    })
 }
 
 /// What the command line and the environment say instead of the file.

@@ -218,7 +218,7 @@ impl Plan {
     }
 
     fn pick(&self, pool: &Arc<Pool>, on: &Terrain<'_>) -> Pick {
-        self.asking(pool, on, |wanted| {
+        self.asking(self.target, pool, on, |wanted| {
             if self.in_pool < on.route.retry.attempts {
                 pool.pick(wanted, on.route.priority, on.now)
             } else if !self.backup_asked {
@@ -231,15 +231,21 @@ impl Plan {
         })
     }
 
-    /// Calls `ask` with what this request wants of a pool.
+    /// The target it is at.
+    pub(crate) fn target(&self) -> usize {
+        self.target
+    }
+
+    /// Calls `ask` with what this request wants of the pool of a target.
     pub(crate) fn asking<T>(
         &self,
+        target: usize,
         pool: &Pool,
         on: &Terrain<'_>,
         ask: impl FnOnce(&Wanted<'_>) -> T,
     ) -> T {
         let model = match pool.config.loading() {
-            Loading::AnswersLate => (on.model)(self.target),
+            Loading::AnswersLate => (on.model)(target),
             _ => None,
         };
         let banned: Vec<usize> = match self.spent.is_empty() {
@@ -301,7 +307,7 @@ impl Plan {
             if costs || bars(&pool.config, on).is_some() {
                 continue;
             }
-            let pick = self.asking(pool, on, |wanted| {
+            let pick = self.asking(target, pool, on, |wanted| {
                 pool.pick(wanted, on.route.priority, on.now)
             });
             let Pick::Server(lease) = pick else { continue };
@@ -383,7 +389,7 @@ impl Plan {
                 let pool = &on.pools[target.pool.0];
                 let attempts_left = n > self.target || self.in_pool < on.route.retry.attempts;
                 attempts_left
-                    && self.asking(pool, on, |wanted| pool.is_worth_waiting(wanted, on.now))
+                    && self.asking(n, pool, on, |wanted| pool.is_worth_waiting(wanted, on.now))
             })
     }
 

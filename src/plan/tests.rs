@@ -1,4 +1,3 @@
-
 use super::*;
 use crate::config;
 use crate::pool::tests::pools_of;

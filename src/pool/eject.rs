@@ -64,7 +64,10 @@ impl Pool {
         trial: bool,
         now: Instant,
     ) -> Option<Ejection> {
-        let eject = self.config.eject?;
+        let Some(eject) = self.config.eject else {
+            member.forgive();
+            return None;
+        };
         let now = self.clock(now);
         let good = match conduct {
             Conduct::Good => true,
@@ -134,6 +137,11 @@ impl Pool {
             return false;
         };
         own > FAST && own > *median * times
+    }
+
+    /// Notes that a trial begins well: others need not wait until its stream has ended.
+    pub(crate) fn trial_goes_well(&self, member: &Member) {
+        member.forgive();
     }
 
     /// Notes how long the first byte of an answer took.

@@ -66,8 +66,8 @@ pub(super) struct State {
     ejected_until: AtomicU64,
     /// It was ejected, and has not answered well since: one request at a time may try it.
     on_trial: AtomicBool,
-    /// A request tries it.
-    trial_taken: AtomicBool,
+    /// The number of the request that tries it; 0 for none.
+    trial: AtomicU64,
     /// Ejections without a good answer between them.
     ejections: AtomicU32,
     /// It asked to be left alone so long.
@@ -91,12 +91,19 @@ impl State {
             first_bytes: FirstBytes::default(),
             ejected_until: AtomicU64::new(0),
             on_trial: AtomicBool::new(false),
-            trial_taken: AtomicBool::new(false),
+            trial: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
             resting_until: AtomicU64::new(0),
             warming_until: AtomicU64::new(0),
             models: ArcSwapOption::empty(),
         }
+    }
+}
+
+impl State {
+    /// Gives the trial up, if it is still this one.
+    fn end_trial(&self, trial: u64) {
+        let _ = self.trial.compare_exchange(trial, 0, Relaxed, Relaxed);
     }
 }
 
@@ -141,8 +148,9 @@ impl Member {
 
     /// It loads its model, by its own word or by that of its probes.
     pub(super) fn is_warming(&self, now: Duration) -> bool {
-        is_before(&self.state.warming_until, now)
-            || (self.state.loading.load(Relaxed) && !self.is_healthy())
+        let loads = self.state.loading.load(Relaxed) && !self.is_healthy();
+        let warming = is_before(&self.state.warming_until, now) || loads;
+        warming && !self.drained.is_on(now)
     }
 
     pub(super) fn is_on_trial(&self) -> bool {
@@ -158,7 +166,7 @@ impl Member {
     pub(super) fn may_be_asked(&self, now: Duration, desperate: bool) -> bool {
         let spared =
             is_before(&self.state.resting_until, now) || is_before(&self.state.warming_until, now);
-        let tried_already = self.is_on_trial() && self.state.trial_taken.load(Relaxed);
+        let tried_already = self.is_on_trial() && self.state.trial.load(Relaxed) != 0;
         self.is_available(now) && (desperate || !spared) && !tried_already
     }
 
@@ -170,20 +178,22 @@ impl Member {
         self.in_flight() < self.slots
     }
 
-    /// Takes a slot, if there is one; says whether what comes is a trial.
-    pub(super) fn acquire(&self) -> Option<bool> {
-        let trial = self.is_on_trial();
-        if trial && self.state.trial_taken.swap(true, Relaxed) {
-            return None;
+    /// Takes a slot, if there is one; gives the number of the trial that comes, 0 for none.
+    pub(super) fn acquire(&self) -> Option<u64> {
+        let trial = match self.is_on_trial() {
+            true => fastrand::u64(1..),
+            false => 0,
+        };
+        let state = &self.state;
+        if trial != 0 {
+            let claimed = state.trial.compare_exchange(0, trial, Relaxed, Relaxed);
+            claimed.ok()?;
         }
-        let taken = self
-            .state
-            .in_flight
-            .fetch_update(Relaxed, Relaxed, |taken| {
-                (taken < self.slots).then_some(taken + 1)
-            });
-        if taken.is_err() && trial {
-            self.state.trial_taken.store(false, Relaxed);
+        let taken = state.in_flight.fetch_update(Relaxed, Relaxed, |taken| {
+            (taken < self.slots).then_some(taken + 1)
+        });
+        if taken.is_err() {
+            state.end_trial(trial);
         }
         taken.is_ok().then_some(trial)
     }
@@ -241,10 +251,19 @@ impl Member {
         flipped
     }
 
+    /// Takes back what was decided against it.
+    pub(super) fn forgive(&self) {
+        if self.is_on_trial() {
+            self.pardon();
+            self.state.ejected_until.store(0, Relaxed);
+        }
+    }
+
     fn pardon(&self) {
         self.state.failures.store(0, Relaxed);
         self.state.ejections.store(0, Relaxed);
         self.state.on_trial.store(false, Relaxed);
+        self.state.trial.store(0, Relaxed);
         self.state.attempts.clear();
         self.state.first_bytes.clear();
     }
@@ -269,6 +288,7 @@ impl Member {
         let times = self.state.ejections.fetch_add(1, Relaxed) + 1;
         let duration = duration * times.min(10);
         self.state.on_trial.store(true, Relaxed);
+        self.state.trial.store(0, Relaxed);
         self.state
             .ejected_until
             .store(micros(now + duration), Relaxed);
@@ -294,7 +314,8 @@ impl Member {
         .into_iter()
         .max()
         .map_or(Duration::ZERO, Duration::from_micros);
-        self.is_healthy().then(|| until.saturating_sub(now))
+        let asked_again = self.is_healthy() && !self.drained.is_on(now);
+        asked_again.then(|| until.saturating_sub(now))
     }
 }
 
@@ -312,14 +333,15 @@ pub(crate) struct Lease {
     member: Arc<Member>,
     /// The pool, if somebody may wait for a slot in it.
     pool: Option<Arc<Pool>>,
-    /// It decides what becomes of a server that was ejected.
-    trial: bool,
+    /// The number of the trial that it is, by which it is decided what becomes of a server that was
+    /// ejected; 0 for none.
+    trial: u64,
     since: Instant,
 }
 
 impl Lease {
     /// Of a member whose slot was acquired.
-    pub(super) fn new(member: Arc<Member>, trial: bool, pool: Option<Arc<Pool>>) -> Self {
+    pub(super) fn new(member: Arc<Member>, trial: u64, pool: Option<Arc<Pool>>) -> Self {
         Lease {
             member,
             pool,
@@ -333,7 +355,7 @@ impl Lease {
     }
 
     pub(crate) fn is_trial(&self) -> bool {
-        self.trial
+        self.trial != 0
     }
 }
 
@@ -347,8 +369,8 @@ impl Deref for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.trial {
-            self.member.state.trial_taken.store(false, Relaxed);
+        if self.trial != 0 {
+            self.member.state.end_trial(self.trial);
         }
         self.member.state.in_flight.fetch_sub(1, Relaxed);
         if let Some(pool) = &self.pool {

@@ -102,6 +102,8 @@ pub(crate) struct Pool {
     first_bytes: Arc<Recent<128>>,
     /// A server is being asked to load a model.
     loads: AtomicBool,
+    /// Another pool took its place; only requests that began with it still use it.
+    retired: AtomicBool,
     /// The zero of the clock that ejections are kept in.
     epoch: Instant,
 }
@@ -132,8 +134,7 @@ pub(crate) enum Pick {
 }
 
 impl Pick {
-    #[cfg(test)]
-    fn lease(self) -> Option<Lease> {
+    pub(crate) fn into_lease(self) -> Option<Lease> {
         match self {
             Pick::Server(lease) => Some(lease),
             _ => None,
@@ -173,7 +174,7 @@ impl Pool {
                 Backends::new(watch.discovery)
             })
             .collect();
-        Pool {
+        let pool = Pool {
             servers,
             checks,
             signs,
@@ -187,9 +188,40 @@ impl Pool {
             ejecting: Mutex::default(),
             first_bytes: old.map_or_else(Arc::default, |old| old.first_bytes.clone()),
             loads: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             epoch: old.map_or(now, |old| old.epoch),
             config,
+        };
+        if let Some(old) = old {
+            pool.take_over(old);
         }
+        pool
+    }
+
+    /// Begins with the addresses that the pool before had of the same servers: names may be slow to
+    /// resolve, or not resolve just now.
+    fn take_over(&self, old: &Pool) {
+        let roster = old.roster.load();
+        for (n, server) in self.config.servers.iter().enumerate() {
+            let before = old.config.servers.iter().position(|s| {
+                (&s.name, &s.url.host, s.url.port)
+                    == (&server.name, &server.url.host, server.url.port)
+            });
+            let members = roster.members.iter().filter(|m| Some(m.server) == before);
+            let backends: BTreeSet<Backend> = members.map(|m| m.backend.clone()).collect();
+            if !backends.is_empty() {
+                self.enrol(n, &backends);
+            }
+        }
+    }
+
+    /// Notes that another pool takes its place, which looks after the servers from now on.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
     }
 
     /// Finds the addresses of one server again. Members that stay keep their state.
@@ -290,8 +322,12 @@ impl Pool {
     /// A backup, if every primary was tried or is not available: what a pool still has to offer
     /// when a request has had its attempts.
     pub(crate) fn last_resort(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Pick {
+        let roster = self.roster.load();
+        if roster.has_primary_left(wanted, self.clock(now)) {
+            return Pick::Nobody;
+        }
         match self.choose(wanted, now) {
-            Pick::Server(lease) if self.server(&lease).backup => Pick::Server(lease),
+            Pick::Server(lease) => Pick::Server(lease),
             _ => Pick::Nobody,
         }
     }
@@ -352,6 +388,10 @@ impl Pool {
     /// A lease of this pool ended after `taken`.
     fn slot_is_free(self: &Arc<Self>, taken: Duration, now: Instant) {
         let taken = taken.as_micros() as u64;
+        // shorter than any answer: the server was not really asked
+        if taken < 1000 {
+            return self.serve_queue(now);
+        }
         let _ = self.slot_time.fetch_update(Relaxed, Relaxed, |average| {
             Some(match average {
                 0 => taken,

@@ -100,6 +100,10 @@ impl Roster {
                     known,
                 ))
             }));
+            // what a pool with another rule decided does not hold
+            if let (None, Some(member)) = (pool.eject, members.last()) {
+                member.forgive();
+            }
         }
         members.sort_by_key(|member| member.server);
         let tier = |backup: bool| {
@@ -180,6 +184,14 @@ impl Roster {
             Balance::PowerOfTwo => tier.turns.better_of_two(free, in_flight),
             Balance::Hash(_) => tier.ring.next(hash, free, in_flight),
         }
+    }
+
+    /// Whether a primary could be asked.
+    pub(super) fn has_primary_left(&self, wanted: &Wanted<'_>, now: Duration) -> bool {
+        self.primaries.turns.members().any(|n| {
+            let member = &self.members[n];
+            allows(wanted, member) && member.may_be_asked(now, wanted.desperate)
+        })
     }
 
     /// Whether a server that may be asked otherwise is loading its model.

@@ -51,7 +51,7 @@ fn pick(pool: &Arc<Pool>, tried: &[Arc<Member>], now: Instant) -> Option<Lease> 
         tried,
         ..Wanted::default()
     };
-    pool.pick(&wanted, Priority::Realtime, now).lease()
+    pool.pick(&wanted, Priority::Realtime, now).into_lease()
 }
 
 fn picks(pool: &Arc<Pool>, count: usize, now: Instant) -> String {
@@ -210,7 +210,7 @@ fn a_server_that_wants_to_be_left_alone_is_asked_only_if_nobody_else_is_left() {
     };
     assert!(
         pool.pick(&desperate, Priority::Realtime, now)
-            .lease()
+            .into_lease()
             .is_some()
     );
     let later = now + Duration::from_secs(61);

@@ -24,6 +24,7 @@ use crate::observe::metrics::PoolMetrics;
 use crate::observe::record::Termination;
 use crate::observe::usage::Tail;
 use crate::plan::{Outcome, Phase};
+use crate::pool::Conduct;
 use crate::reply;
 use crate::transform::headers;
 
@@ -61,6 +62,9 @@ pub(super) async fn deliver(
     let pool_id = ground.settings.targets[answer.target].pool.0;
     note_server(ground, x, &answer);
     let outcome = outcome_of(&answer);
+    if answer.is_trial() && outcome.conduct() == Conduct::Good {
+        answer.pool.trial_goes_well(&answer.member);
+    }
     let account = |answer: &Answer, outcome| {
         if standing == Standing::Good {
             let headers = Some(&answer.head.headers);

@@ -214,7 +214,7 @@ impl<'a> Track<'a> {
             true => leg.started.elapsed(),
             false => other_leg.started.elapsed(),
         };
-        if self.is_good(&result) {
+        if self.is_good(&result, second_ended) {
             return Raced {
                 last: ended_first,
                 result,
@@ -228,7 +228,7 @@ impl<'a> Track<'a> {
             false => second.await,
         };
         Raced {
-            won: !second_ended && self.is_good(&rest),
+            won: !second_ended && self.is_good(&rest, true),
             last: still_asked,
             result: rest,
             left: None,
@@ -242,10 +242,13 @@ impl<'a> Track<'a> {
         })
     }
 
-    fn is_good(&self, result: &Result) -> bool {
-        let answered = result.is_ok();
-        let verdict = judge(ended(result), &self.ground.settings.retry.on);
-        answered && verdict == Verdict::Deliver
+    /// Whether an answer ends the race. An error of the second server's own, of a key it does not
+    /// take or a model it does not have, is no reason to give the first one up.
+    fn is_good(&self, result: &Result, second: bool) -> bool {
+        let outcome = ended(result);
+        let verdict = judge(outcome, &self.ground.settings.retry.on);
+        let refused = matches!(outcome, Outcome::Answered(400..));
+        result.is_ok() && verdict == Verdict::Deliver && !(second && refused)
     }
 }
 

@@ -355,7 +355,7 @@ impl Leg<'_> {
             };
             let reading = pin!(connection.session.read_response_body());
             let read = match side.wait(self.edge, bound, reading).await {
-                Err(Failed::Outcome(_)) if !held.is_empty() && looked_into => {
+                Err(Failed::Outcome(Outcome::TimedOut(_))) if !held.is_empty() && looked_into => {
                     return Ok(Some(held.freeze()));
                 }
                 // an error behind the head: what it was worth is lost either way

@@ -58,8 +58,9 @@ impl Relay<'_> {
         read_body(session, x, upload).await?;
         let joining = Instant::now();
         let ticket = ground.on(session.req_header(), x, upload, |on| {
-            self.plan
-                .asking(&pool, on, |wanted| pool.join(wanted, priority, on.now))
+            self.plan.asking(target, &pool, on, |wanted| {
+                pool.join(wanted, priority, on.now)
+            })
         });
         let Some(ticket) = ticket else {
             metrics.refused(QueueRefusal::Full);
@@ -121,8 +122,9 @@ impl Relay<'_> {
             let now = Instant::now();
             pool.serve_queue(now);
             let hope = ground.on(session.req_header(), x, upload, |on| {
-                self.plan
-                    .asking(pool, on, |wanted| pool.is_worth_waiting(wanted, now))
+                self.plan.asking(self.plan.target(), pool, on, |wanted| {
+                    pool.is_worth_waiting(wanted, now)
+                })
             });
             if !hope {
                 return Ok(Waited::InVain);

@@ -11,7 +11,7 @@ use super::Edge;
 use super::peer::PeerTemplate;
 use super::relay::Ground;
 use crate::config::{Priority, Server};
-use crate::pool::{Lease, Pick, Wanted};
+use crate::pool::{Lease, Wanted};
 
 /// How long loading may take: Ollama's own limit (`OLLAMA_LOAD_TIMEOUT`).
 const LOAD_TIME: Duration = Duration::from_secs(300);
@@ -31,7 +31,10 @@ pub(super) fn preload(ground: &Ground<'_>, target: usize) {
         return;
     };
     let pick = pool.pick(&Wanted::default(), Priority::Batch, Instant::now());
-    let Pick::Server(lease) = pick else { return };
+    // a trial is for a request, by whose end the server is judged
+    let Some(lease) = pick.into_lease().filter(|lease| !lease.is_trial()) else {
+        return;
+    };
     let id = ground.settings.targets[target].pool.0;
     let template = ground.snapshot.peers[id][lease.server].clone();
     let edge = ground.edge.clone();
@@ -43,6 +46,7 @@ pub(super) fn preload(ground: &Ground<'_>, target: usize) {
             Ok(Err(error)) => log::warn!("pool {}: no model was loaded: {error}", pool.config.name),
             Err(_) => log::warn!("pool {}: loading a model took too long", pool.config.name),
         }
+        drop(lease);
         // one that failed is not tried again with the very next request
         tokio::time::sleep(AGAIN).await;
         drop(loading);

@@ -2,6 +2,7 @@
 //! or both fall silent. It holds its server's slot as long as it lives.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -87,14 +88,15 @@ pub(super) async fn run(edge: &Arc<Edge>, session: Session, x: &mut Exchange, an
         if to_client.write_all(&early).await.is_err() {
             return Termination::ClientAbort;
         }
+        let mut up = pin!(up.copy(&mut from_client, &mut to_server));
+        let mut down = pin!(down.copy(&mut from_server, &mut to_client));
         tokio::select! {
-            ended = up.copy(&mut from_client, &mut to_server) => {
-                // the server may still have something to say to that
-                let rest = down.copy(&mut from_server, &mut to_client);
-                let _ = tokio::time::timeout(FAREWELL, rest).await;
+            ended = &mut up => {
+                // the server may still have something to say to that, and be in the middle of it
+                let _ = tokio::time::timeout(FAREWELL, down).await;
                 if ended.is_ok() { Termination::Complete } else { Termination::ClientAbort }
             }
-            ended = down.copy(&mut from_server, &mut to_client) => {
+            ended = &mut down => {
                 if ended.is_ok() { Termination::Complete } else { Termination::UpstreamAbort }
             }
         }

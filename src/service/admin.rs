@@ -7,6 +7,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use http::{Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
+use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use tokio::sync::{mpsc, oneshot};
 
@@ -129,6 +130,26 @@ impl Admin {
     }
 }
 
+/// Whether a request is of an operator, and not of a page in an operator's browser: such a page may
+/// send anything here, even under a name of its own that it has pointed at this address.
+fn is_trusted(head: &RequestHeader) -> bool {
+    let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text("host").unwrap_or_default();
+    let own_origin = |origin: &str| origin.split_once("://").is_some_and(|(_, of)| of == host);
+    let site = text("sec-fetch-site").unwrap_or("none");
+    matches!(site, "none" | "same-origin") && text("origin").is_none_or(own_origin)
+}
+
+fn forbidden() -> Response<Vec<u8>> {
+    let message = b"pages of other origins may not ask here\n".to_vec();
+    Response::builder()
+        .status(StatusCode::FORBIDDEN)
+        .header(header::CONTENT_TYPE, "text/plain; charset=utf-8")
+        .header(header::CONTENT_LENGTH, message.len())
+        .body(message)
+        .expect("fixed headers are valid")
+}
+
 /// Whether a path changes something.
 fn is_order(path: &str) -> bool {
     path == "/reload" || path.starts_with("/drain/") || path.starts_with("/undrain/")
@@ -141,6 +162,10 @@ impl ServeHttp for Admin {
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         let text = "text/plain; charset=utf-8";
+        if !is_trusted(head) {
+            listen::idle();
+            return forbidden();
+        }
         let (status, content_type, body) = match (method.as_str(), path.as_str()) {
             ("GET" | "HEAD", "/metrics") => {
                 (StatusCode::OK, "text/plain; version=0.0.4", self.metrics())

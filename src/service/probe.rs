@@ -125,9 +125,13 @@ pub(crate) async fn start(gateway: &Gateway, old: Option<&Gateway>, metrics: &Ar
 
 async fn keep_watching(pool: std::sync::Weak<Pool>, server: usize, metrics: Arc<Metrics>) {
     let mut resolved = Instant::now();
-    let mut found = true;
+    let has_addresses = |pool: Arc<Pool>| !pool.addresses(server).is_empty();
+    let mut found = pool.upgrade().is_some_and(has_addresses);
     loop {
-        let Some(pool) = pool.upgrade() else { return };
+        // one that was replaced lives on with its requests, but another looks after its servers
+        let Some(pool) = pool.upgrade().filter(|pool| !pool.is_retired()) else {
+            return;
+        };
         if resolved.elapsed() >= RESOLVE_EVERY || !found {
             found = find(&pool, server, found).await;
             resolved = Instant::now();

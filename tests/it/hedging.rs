@@ -343,3 +343,19 @@ fn a_cancelled_server_can_be_asked_again_at_once() {
     );
     assert_eq!(waited, 0.0);
 }
+
+#[test]
+fn a_refusal_by_the_second_does_not_end_the_firsts_work() {
+    for refusal in [401, 404, 500] {
+        let (slow, refusing) = (late("slow", 400, 200), late("refusing", 0, refusal));
+        let gateway = gateway(&[&slow, &refusing], "", "hedge: { after: 50ms }");
+        let answer = gateway.send(&speech());
+        assert_eq!(
+            (answer.status, answer.json()["served_by"].as_str()),
+            (200, Some("slow")),
+            "{refusal}"
+        );
+        assert_eq!(hedges(&gateway), (1.0, 0.0));
+        nothing_is_left(&gateway);
+    }
+}

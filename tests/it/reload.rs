@@ -323,3 +323,29 @@ fn orders_that_make_no_sense_are_told_so() {
         .unwrap();
     assert_eq!(output.status.code(), Some(3));
 }
+
+#[test]
+fn a_page_in_an_operators_browser_cannot_give_orders() {
+    let server = Server::named("a");
+    let yaml = routed(&format!("{{ url: '{}', name: one }}", server.url()), "");
+    let gateway = Gateway::start(&yaml);
+    let post = || Request::new("POST", "/drain/a/one");
+    let own = format!("http://{}", "edge.test");
+    for (request, status) in [
+        (post().header("origin", "https://evil.example"), 403),
+        (post().header("origin", "null"), 403),
+        (post().header("sec-fetch-site", "cross-site"), 403),
+        (
+            Request::get("/status").header("origin", "https://evil.example"),
+            403,
+        ),
+        (Request::get("/status").header("origin", &own), 200),
+        (
+            Request::get("/status").header("sec-fetch-site", "same-origin"),
+            200,
+        ),
+        (post(), 200),
+    ] {
+        assert_eq!(request.send(gateway.admin).status, status);
+    }
+}
