@@ -49,6 +49,8 @@ enum Command {
     /// Show the configuration in effect, or the schema of the file.
     #[command(subcommand)]
     Config(Config),
+    /// Ask the running proxy whether it is ready; exit 1 if not. For images without a shell.
+    Healthcheck(HealthCheck),
     /// Serve as a stand-in for a voice or LLM server; for tests and benchmarks.
     #[command(hide = true)]
     Standin(StandIn),
@@ -143,6 +145,23 @@ pub(crate) struct Route {
     pub(crate) config: Option<PathBuf>,
 }
 
+/// What `healthcheck` takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HealthCheck {
+    /// Configuration file that names the admin address.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Admin address to ask instead.
+    #[arg(long, value_name = "IP:PORT", env = "TRUNKLINE_ADMIN")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Ask only whether it runs, not whether it has a server to ask.
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// Seconds to wait for the answer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    pub(crate) timeout: u64,
+}
+
 #[derive(Debug, Subcommand)]
 enum Config {
     /// Print the configuration in effect, defaults filled in, secrets redacted.
@@ -192,6 +211,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Route(route)) => command::route::run(&route),
         Some(Command::Config(Config::Show { config })) => command::config::show(config.as_deref()),
         Some(Command::Config(Config::Schema)) => command::config::schema(),
+        Some(Command::Healthcheck(check)) => command::healthcheck::run(&check),
         Some(Command::Standin(stand_in)) => command::standin::run(&stand_in),
     };
     let _ = std::io::stdout().flush();

@@ -3,6 +3,7 @@
 pub(crate) mod check_config;
 pub(crate) mod config;
 mod embedded;
+pub(crate) mod healthcheck;
 mod logger;
 pub(crate) mod route;
 pub(crate) mod serve;

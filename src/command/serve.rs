@@ -24,6 +24,7 @@ use crate::proxy::tls::{self, Tls};
 use crate::proxy::{Edge, Proxy, Snapshot};
 use crate::reply;
 use crate::service::admin::Admin;
+use crate::service::notify::Notify;
 use crate::service::probe::{self, Watcher};
 
 /// Connections to servers that are kept open at once.
@@ -38,6 +39,7 @@ const CUT_TIME: Duration = Duration::from_secs(1);
 pub(super) struct Running {
     pub(super) edge: Arc<Edge>,
     watcher: Watcher,
+    notify: Notify,
 }
 
 impl Running {
@@ -156,8 +158,11 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
         embedded.introduce(&addresses[0], admin_address);
         tokio::spawn(embedded.keep_looking(running.clone()));
     }
+    running.notify.ready();
+    tokio::spawn(running.notify.clone().keep_alive(running.edge.clone()));
     until_told_to_stop(&running, options, &certificates).await;
     log::info!("stopping");
+    running.notify.stopping();
     running.edge.draining.store(true, Relaxed);
     tokio::time::sleep(shutdown.drain).await;
     let _ = stop.send(true);
@@ -209,7 +214,11 @@ async fn start(config: Config, metrics: Arc<Metrics>, access_log: AccessLog) -> 
         metrics,
         access_log,
     ));
-    Arc::new(Running { edge, watcher })
+    Arc::new(Running {
+        edge,
+        watcher,
+        notify: Notify::from_environment(),
+    })
 }
 
 /// What the command line and the environment say instead of the file.
@@ -299,8 +308,10 @@ async fn until_told_to_stop(running: &Running, options: &Run, certificates: &[Ar
             _ = term.recv() => return,
             _ = int.recv() => return,
             _ = hup.recv() => {
+                running.notify.reloading();
                 reload(running, options).await;
                 tls::refresh(certificates, true).await;
+                running.notify.ready();
             }
         }
     }
