@@ -172,6 +172,9 @@ enum Config {
     },
     /// Print the JSON Schema of the file.
     Schema,
+    /// Print the reference of the file, as Markdown; for docs/configuration.md.
+    #[command(hide = true)]
+    Reference,
 }
 
 /// What `standin` takes. Times in milliseconds.
@@ -211,6 +214,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Route(route)) => command::route::run(&route),
         Some(Command::Config(Config::Show { config })) => command::config::show(config.as_deref()),
         Some(Command::Config(Config::Schema)) => command::config::schema(),
+        Some(Command::Config(Config::Reference)) => command::reference::run(),
         Some(Command::Healthcheck(check)) => command::healthcheck::run(&check),
         Some(Command::Standin(stand_in)) => command::standin::run(&stand_in),
     };

@@ -5,6 +5,7 @@ pub(crate) mod config;
 mod embedded;
 pub(crate) mod healthcheck;
 mod logger;
+pub(crate) mod reference;
 pub(crate) mod route;
 pub(crate) mod serve;
 pub(crate) mod source;

@@ -461,9 +461,7 @@ impl Metrics {
         // what it was before a reload is no longer true
         self.forget_pool_info(name);
         let (cost, zone) = (pool.config.cost.label(), pool.config.zone.label());
-        self.pool_info
-            .with_label_values(&[name, cost, zone])
-            .set(1);
+        self.pool_info.with_label_values(&[name, cost, zone]).set(1);
         let phase = |phase| self.phase.with_label_values(&[name, phase]);
         PoolMetrics {
             servers: pool
