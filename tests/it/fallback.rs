@@ -631,7 +631,7 @@ fn large_bodies_are_sent_again_whole_for_every_kind_of_failure() {
 pools:
   refused: {{ servers: ["http://{}"], health: false }}
   untrusted: {{ servers: ["https://localhost:{}"], health: false }}
-  bad: {{ servers: ["{}"], health: false, timeouts: {{ first_byte: 2s }} }}
+  bad: {{ servers: ["{}"], health: false, timeouts: {{ first_byte: 6s }} }}
   good: {{ servers: ["{}"], health: false, models: {{ gpt: llama, whisper-1: large }} }}
 routes:
   - pool: refused
