@@ -11,7 +11,7 @@ use crate::config::{self, Config, PoolId, Zone};
 use crate::inspect::Body;
 use crate::inspect::endpoint::Operation;
 use crate::observe::metrics::{Metrics, PoolMetrics, RouteMetrics};
-use crate::observe::status::{PoolStatus, RouteStatus, ServerStatus};
+use crate::observe::status::{FirstByte, PoolStatus, RouteStatus, ServerStatus};
 use crate::plan::Budget;
 use crate::pool::{Pool, Watch};
 use crate::reply::{self, Reply};
@@ -310,7 +310,7 @@ impl Gateway {
         }
     }
 
-    pub(crate) fn route_status(&self) -> Vec<RouteStatus> {
+    pub(crate) fn route_status(&self, metrics: &Metrics) -> Vec<RouteStatus> {
         let pools = |route: &config::Route| {
             route
                 .targets
@@ -320,9 +320,11 @@ impl Gateway {
         };
         let routes = self.config.routes.iter();
         routes
-            .map(|route| RouteStatus {
+            .zip(&self.route_metrics)
+            .map(|(route, own)| RouteStatus {
                 name: route.name.clone(),
                 pools: pools(route),
+                counts: own.counts(metrics),
             })
             .collect()
     }
@@ -330,7 +332,8 @@ impl Gateway {
     pub(crate) fn pool_status(&self, now: Instant) -> Vec<PoolStatus> {
         self.pools
             .iter()
-            .map(|pool| PoolStatus {
+            .zip(&self.pool_metrics)
+            .map(|(pool, metrics)| PoolStatus {
                 name: pool.config.name.clone(),
                 kind: pool.config.kind,
                 balance: pool.config.balance.clone(),
@@ -340,26 +343,32 @@ impl Gateway {
                 zone: pool.config.zone,
                 cost: pool.config.cost,
                 waiting: pool.waiting().iter().sum(),
-                servers: pool
-                    .config
-                    .servers
-                    .iter()
-                    .zip(pool.states(now))
-                    .map(|(server, state)| ServerStatus {
-                        name: server.name.clone(),
-                        url: server.url.to_string(),
-                        weight: server.weight,
-                        backup: server.backup,
-                        state: state.word(),
-                        addresses: state.addresses,
-                        healthy_addresses: state.healthy,
-                        in_flight: state.in_flight,
-                        slots: server.slots,
-                    })
-                    .collect(),
+                first_byte_ms: FirstByte::of(&pool.first_bytes()),
+                servers: server_status(pool, metrics, now),
             })
             .collect()
     }
+}
+
+fn server_status(pool: &Pool, metrics: &PoolMetrics, now: Instant) -> Vec<ServerStatus> {
+    let servers = pool.config.servers.iter().zip(pool.states(now));
+    servers
+        .zip(&metrics.servers)
+        .enumerate()
+        .map(|(n, ((server, state), metrics))| ServerStatus {
+            name: server.name.clone(),
+            url: server.url.to_string(),
+            weight: server.weight,
+            backup: server.backup,
+            state: state.word(),
+            addresses: state.addresses,
+            healthy_addresses: state.healthy,
+            in_flight: state.in_flight,
+            slots: server.slots,
+            first_byte_ms: FirstByte::of(&pool.first_bytes_of(n)),
+            counts: metrics.counts(),
+        })
+        .collect()
 }
 
 /// The names clients may ask for: those that routes match, and those that pools of routes have

@@ -4,6 +4,7 @@
 //! is known when the file is written. Handles are resolved when a gateway is built; a request
 //! only adds.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
@@ -13,6 +14,7 @@ use prometheus::{
 };
 
 use super::record::Termination;
+use super::status::{LastReload, RouteCounts, ServerCounts};
 use crate::config::{Config, Route, Server};
 use crate::inspect::endpoint::Operation;
 use crate::plan::Outcome;
@@ -42,6 +44,18 @@ const RTF: &[f64] = &[
 const STATUSES: &[u16] = &[
     0, 200, 201, 202, 204, 206, 301, 302, 304, 307, 308, 400, 401, 402, 403, 404, 405, 408, 409,
     413, 415, 422, 429, 500, 501, 502, 503, 504, 508, 529,
+];
+
+/// Results of attempts that are failures of the server; the others are its word on the request, or
+/// the client's or our own doing.
+const FAILED: &[&str] = &[
+    "5xx",
+    "connect_error",
+    "tls_error",
+    "reset",
+    "empty",
+    "invalid",
+    "timeout",
 ];
 
 /// What a route was chosen by, the most telling condition first.
@@ -101,12 +115,15 @@ pub(crate) struct Metrics {
     reloads: IntCounterVec,
     reload_successful: IntGauge,
     reload_timestamp: Gauge,
+    /// The last time a configuration was put into service or refused.
+    last_reload: Mutex<Option<LastReload>>,
     pub(crate) demo: IntGauge,
     log_dropped: IntCounter,
 }
 
 /// The handles of one route.
 pub(crate) struct RouteMetrics {
+    name: String,
     pub(crate) request_bytes: IntCounter,
     pub(crate) response_bytes: IntCounter,
     /// In the order of [`Termination::ALL`].
@@ -200,6 +217,19 @@ pub(crate) struct PoolMetrics {
     /// In the order of [`QUEUE_REFUSALS`].
     queue_refused: Vec<IntCounter>,
     available: IntGauge,
+}
+
+/// The sum of the series of a family that carry this label.
+fn sum(family: &IntCounterVec, label: &str, value: &str) -> u64 {
+    let families = family.collect();
+    let series = families.iter().flat_map(|family| family.get_metric());
+    series
+        .filter(|series| {
+            let mut labels = series.get_label().iter();
+            labels.any(|pair| pair.name() == label && pair.value() == value)
+        })
+        .map(|series| series.get_counter().get_value() as u64)
+        .sum()
 }
 
 /// Registers families as they are made.
@@ -307,6 +337,7 @@ impl Metrics {
             reloads: make.counter("config_reloads_total", "Configurations put into service, or refused.", &["result"]),
             reload_successful: make.register(IntGauge::new("trunkline_config_last_reload_successful", "Whether the last configuration was put into service.")),
             reload_timestamp: make.register(Gauge::new("trunkline_config_last_reload_success_timestamp_seconds", "When the configuration in service was put there.")),
+            last_reload: Mutex::new(None),
             demo: make.register(IntGauge::new("trunkline_demo_mode", "1 while stand-ins serve.")),
             log_dropped: make.register(IntCounter::new("trunkline_log_lines_dropped_total", "Access log lines that were dropped.")),
             registry: registry.clone(),
@@ -328,12 +359,32 @@ impl Metrics {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         self.reload_timestamp.set(now.as_secs_f64());
+        self.note_reload("success");
     }
 
     /// Notes that one was refused.
     pub(crate) fn not_configured(&self) {
         self.reloads.with_label_values(&["failure"]).inc();
         self.reload_successful.set(0);
+        self.note_reload("failure");
+    }
+
+    fn note_reload(&self, result: &'static str) {
+        let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        let mut last = self
+            .last_reload
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *last = Some(LastReload { result, at });
+    }
+
+    /// The last time a configuration was put into service or refused.
+    pub(crate) fn last_reload(&self) -> Option<LastReload> {
+        let last = self
+            .last_reload
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        last.clone()
     }
 
     /// The handles for TLS on a listener.
@@ -368,6 +419,7 @@ impl Metrics {
             "default"
         };
         RouteMetrics {
+            name: name.to_owned(),
             request_bytes: self.request_bytes.with_label_values(&[name]),
             response_bytes: self.response_bytes.with_label_values(&[name]),
             terminations: Termination::ALL
@@ -624,6 +676,27 @@ impl RouteMetrics {
 }
 
 impl RouteMetrics {
+    /// The sums of what was counted. `metrics` are those that these handles are of.
+    pub(crate) fn counts(&self, metrics: &Metrics) -> RouteCounts {
+        let mut counts = RouteCounts {
+            retries: sum(&metrics.retries, "route", &self.name),
+            fallbacks: sum(&metrics.fallbacks, "route", &self.name),
+            ..RouteCounts::default()
+        };
+        let local = self.answers.len() - 1;
+        for (n, answers) in self.answers.iter().enumerate() {
+            let least = if n == local { 400 } else { 500 };
+            let statuses = STATUSES.iter().map(Some).chain([None]);
+            for (status, counter) in statuses.zip(&answers.requests) {
+                counts.requests += counter.get();
+                if status.is_some_and(|status| *status >= least) {
+                    counts.errors += counter.get();
+                }
+            }
+        }
+        counts
+    }
+
     /// Counts audio of so many seconds that took so long.
     pub(crate) fn played(&self, operation: Operation, audio: f64, took: f64) {
         let metrics = match operation {
@@ -648,6 +721,18 @@ impl ServerMetrics {
     pub(crate) fn ejected(&self, evidence: Evidence) {
         let n = Evidence::ALL.iter().position(|e| *e == evidence);
         self.ejections[n.expect("ALL has every evidence")].inc();
+    }
+
+    /// The sums of what was counted.
+    pub(crate) fn counts(&self) -> ServerCounts {
+        let mut counts = ServerCounts::default();
+        for (label, counter) in Outcome::LABELS.iter().zip(&self.attempts) {
+            counts.attempts += counter.get();
+            if FAILED.contains(label) {
+                counts.failures += counter.get();
+            }
+        }
+        counts
     }
 
     /// Counts an attempt by one of [`Outcome::LABELS`].

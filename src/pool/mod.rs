@@ -37,6 +37,7 @@ use member::Drain;
 pub(crate) use member::{Lease, Member};
 use queue::Queue;
 pub(crate) use queue::Ticket;
+pub(crate) use recent::Durations;
 use recent::Recent;
 pub(crate) use ring::place;
 use roster::{Known, Roster};
@@ -471,6 +472,23 @@ impl Pool {
             state.in_flight += member.in_flight();
         }
         states
+    }
+
+    /// First-byte times of the last answers of the pool.
+    pub(crate) fn first_bytes(&self) -> Durations {
+        let mut all = Durations::default();
+        all.add(&*self.first_bytes);
+        all
+    }
+
+    /// The same of one server, by its index; its addresses together.
+    pub(crate) fn first_bytes_of(&self, server: usize) -> Durations {
+        let mut all = Durations::default();
+        let roster = self.roster.load();
+        for member in roster.members.iter().filter(|m| m.server == server) {
+            all.add(&member.state.first_bytes);
+        }
+        all
     }
 
     /// Whether a member of this pool was met while it loads its model.

@@ -28,18 +28,36 @@ impl<const N: usize> Recent<N> {
 
     /// The duration that `percent` of them do not pass; `None` with fewer than `least`.
     pub(crate) fn percentile(&self, percent: usize, least: usize) -> Option<Duration> {
-        let count = self.count.load(Relaxed).min(N);
-        if count < least.max(1) {
+        if self.count.load(Relaxed).min(N) < least.max(1) {
             return None;
         }
-        let mut all: Vec<u32> = self.ring[..count].iter().map(|n| n.load(Relaxed)).collect();
-        let rank = (count * percent).div_ceil(100).clamp(1, count) - 1;
-        let (_, value, _) = all.select_nth_unstable(rank);
-        Some(Duration::from_micros(u64::from(*value)))
+        let mut all = Durations::default();
+        all.add(self);
+        all.percentile(percent)
     }
 
     pub(crate) fn clear(&self) {
         self.count.store(0, Relaxed);
+    }
+}
+
+/// Durations of one or more of these, in microseconds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Durations(Vec<u32>);
+
+impl Durations {
+    pub(super) fn add<const N: usize>(&mut self, recent: &Recent<N>) {
+        let count = recent.count.load(Relaxed).min(N);
+        let all = recent.ring[..count].iter();
+        self.0.extend(all.map(|micros| micros.load(Relaxed)));
+    }
+
+    /// The duration that `percent` of them do not pass; `None` without any.
+    pub(crate) fn percentile(&self, percent: usize) -> Option<Duration> {
+        let mut all = self.0.clone();
+        let rank = (all.len() * percent).div_ceil(100).max(1) - 1;
+        let (_, value, _) = (rank < all.len()).then(|| all.select_nth_unstable(rank))?;
+        Some(Duration::from_micros(u64::from(*value)))
     }
 }
 

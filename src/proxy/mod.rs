@@ -47,6 +47,7 @@ use peer::{PeerTemplate, Uses};
 use crate::config::{Cors, Zone};
 use crate::gateway::Gateway;
 use crate::observe::access_log::AccessLog;
+use crate::observe::failures::Failures;
 use crate::observe::metrics::Metrics;
 use crate::reply;
 use crate::unit;
@@ -63,6 +64,7 @@ pub(crate) struct Edge {
     uses: Uses,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: AccessLog,
+    pub(crate) failures: Failures,
     /// What we write into `Via`: by it a request that comes back is known.
     via: String,
     pub(crate) started: Instant,
@@ -123,6 +125,7 @@ impl Edge {
             uses: Uses::default(),
             metrics,
             access_log,
+            failures: Failures::default(),
             via: format!("1.1 trunkline-{}", &unit::new_request_id()[..12]),
             started: Instant::now(),
             draining: AtomicBool::new(false),
@@ -251,6 +254,7 @@ impl Proxy {
     fn finish(&self, x: &mut Exchange) {
         x.finish();
         self.edge.access_log.write(&x.record);
+        self.edge.failures.note(&x.record);
     }
 
     /// Ends a connection, or hands it back for its next request.

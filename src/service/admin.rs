@@ -11,6 +11,7 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use tokio::sync::{mpsc, oneshot};
 
+use super::page;
 use super::standin::StandIns;
 use crate::observe::status::Status;
 use crate::proxy::{Edge, listen};
@@ -32,7 +33,7 @@ pub(crate) struct Admin {
     pub(crate) stand_ins: Arc<StandIns>,
 }
 
-const INDEX: &str = "Trunkline admin endpoints:\n\n  /metrics   for Prometheus\n  /healthz   200 while the program runs\n  \
+const INDEX: &str = "Trunkline admin endpoints:\n\n  /          the status page, for browsers\n  /metrics   for Prometheus\n  /healthz   200 while the program runs\n  \
                      /readyz    200 while requests are taken\n  /status    pools, servers and routes as JSON\n\nWith POST:\n\n  \
                      /reload                 read the configuration again\n  \
                      /drain/POOL/SERVER      give a server no new requests (?for=10m)\n  /undrain/POOL/SERVER    give it requests again\n";
@@ -52,8 +53,11 @@ impl Admin {
             listeners: self.listeners.clone(),
             requests_in_flight: self.edge.metrics.in_flight.get(),
             log_lines_dropped: self.edge.access_log.dropped(),
-            routes: gateway.route_status(),
+            last_reload: self.edge.metrics.last_reload(),
+            routes: gateway.route_status(&self.edge.metrics),
+            unrouted: gateway.unrouted.counts(&self.edge.metrics),
             pools: gateway.pool_status(now),
+            recent_failures: self.edge.failures.newest_first(),
         }
     }
 
@@ -189,6 +193,10 @@ impl ServeHttp for Admin {
                 let status = serde_json::to_vec_pretty(&self.status())
                     .expect("names and numbers can be written");
                 (StatusCode::OK, "application/json", status)
+            }
+            ("GET" | "HEAD", "/") if page::is_for(&head.headers) => {
+                listen::idle();
+                return page::answer(method == "HEAD");
             }
             ("GET" | "HEAD", "/") => (StatusCode::OK, text, INDEX.as_bytes().to_vec()),
             ("POST", "/reload") => {

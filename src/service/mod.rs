@@ -4,5 +4,6 @@
 pub(crate) mod admin;
 pub(crate) mod ask;
 pub(crate) mod discover;
+mod page;
 pub(crate) mod probe;
 pub(crate) mod standin;

@@ -22,6 +22,7 @@ mod layers;
 mod lifecycle;
 mod listeners;
 mod observe;
+mod page;
 mod regression;
 mod reload;
 mod routing;

@@ -3,6 +3,7 @@
 //! Everything blocks and everything is a real socket. A test reads as: servers, gateway, client,
 //! assertions.
 
+pub mod browser;
 pub mod client;
 pub mod gateway;
 pub mod http2;
