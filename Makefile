@@ -28,7 +28,7 @@ define need_pip
 } || { echo "apt could not: install python3-pip yourself (or cmake, for make run)"; exit 1; }
 endef
 
-.PHONY: run build test failover check fmt lint unit sdk-setup bench dist schema clean
+.PHONY: run build test failover check fmt lint unit sdk-setup browser-setup bench dist schema clean
 
 run: build
 	@exec $(TARGET)/release/trunkline $(ARGS)
@@ -63,8 +63,24 @@ $(SDK)/node/.done: tests/sdk/package.json tests/sdk/package-lock.json
 
 sdk-setup: $(SDK)/python/.done $(SDK)/node/.done
 
-test: $(CMAKE_SETUP) sdk-setup
-	TRUNKLINE_SDK=$(SDK) cargo test --locked
+# what drives Chromium over the status page, pinned in tests/browser; without a Chromium the tests
+# of the page say so and are skipped
+BROWSER := $(TOOLS)/browser
+
+$(BROWSER)/.done: tests/browser/package.json tests/browser/package-lock.json | $(SDK)/node/.done
+	@mkdir -p $(BROWSER)
+	cp tests/browser/package.json tests/browser/package-lock.json $(BROWSER)/
+	npm ci --prefix $(BROWSER) --no-audit --no-fund --loglevel=error
+	@touch $@
+
+browser-setup: $(BROWSER)/.done
+	@test -x /usr/bin/chromium || { \
+	  echo "chromium is not installed: installing it with apt"; \
+	  { apt-get install -y -q chromium || { apt-get update -q && apt-get install -y -q chromium; }; } >/dev/null 2>&1; \
+	} || echo "apt could not: the tests of the status page are skipped until you install chromium"
+
+test: $(CMAKE_SETUP) sdk-setup browser-setup
+	TRUNKLINE_SDK=$(SDK) TRUNKLINE_BROWSER=$(BROWSER) cargo test --locked
 
 # a minute of 200 requests in flight while one box is killed and one falls silent
 failover: $(CMAKE_SETUP)
