@@ -78,6 +78,8 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Ask the running proxy whether it is ready; exit 1 if not. For images without a shell.
+    Healthcheck(HealthCheck),
     /// Serve as a stand-in for a voice or LLM server; for tests and benchmarks.
     #[command(hide = true)]
     Standin(StandIn),
@@ -172,6 +174,23 @@ pub(crate) struct Route {
     pub(crate) config: Option<PathBuf>,
 }
 
+/// What `healthcheck` takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HealthCheck {
+    /// Configuration file that names the admin address.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Admin address to ask instead.
+    #[arg(long, value_name = "IP:PORT", env = "TRUNKLINE_ADMIN")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Ask only whether it runs, not whether it has a server to ask.
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// Seconds to wait for the answer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    pub(crate) timeout: u64,
+}
+
 #[derive(Debug, Subcommand)]
 enum Config {
     /// Print the configuration in effect, defaults filled in, secrets redacted.
@@ -240,6 +259,7 @@ pub(crate) fn main() -> ExitCode {
         }) => command::remote::drain(&remote, &server, time.as_deref()),
         Some(Command::Undrain { server, remote }) => command::remote::undrain(&remote, &server),
         Some(Command::Status { format, remote }) => command::remote::status(&remote, format),
+        Some(Command::Healthcheck(check)) => command::healthcheck::run(&check),
         Some(Command::Standin(stand_in)) => command::standin::run(&stand_in),
     };
     let _ = std::io::stdout().flush();

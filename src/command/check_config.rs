@@ -84,10 +84,6 @@ fn pools(config: &Config, route: &Route) -> String {
     let (mut reached, mut never) = (Vec::new(), Vec::new());
     for target in &route.targets {
         let pool = config.pool(target.pool);
-        let zone = match pool.zone {
-            Zone::Home => "home",
-            Zone::Cloud => "cloud",
-        };
         if route.zone == Some(Zone::Home) && pool.zone != Zone::Home {
             never.push(pool.name.as_str());
             continue;
@@ -96,7 +92,7 @@ fn pools(config: &Config, route: &Route) -> String {
             Cost::Free => "",
             Cost::Paid => ", paid",
         };
-        reached.push(format!("{} ({zone}{cost})", pool.name));
+        reached.push(format!("{} ({}{cost})", pool.name, pool.zone.label()));
     }
     let mut text = reached.join(", then ");
     if route.zone == Some(Zone::Home) {

@@ -3,6 +3,7 @@
 pub(crate) mod check_config;
 pub(crate) mod config;
 mod embedded;
+pub(crate) mod healthcheck;
 mod logger;
 mod reload;
 pub(crate) mod remote;

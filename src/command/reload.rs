@@ -73,10 +73,12 @@ impl Conductor<'_> {
             };
             // taken before the files are read: what is written meanwhile is another change
             let before = Files::new(self.files());
+            self.running.notify.reloading();
             let done = self.reload(by.label()).await;
             if !matches!(by, Asked::File) {
                 tls::refresh(self.certificates, true).await;
             }
+            self.running.notify.ready();
             if let Asked::Admin(order) = by {
                 let _ = order.send(done);
             }

@@ -24,6 +24,7 @@ use crate::proxy::tls::{self, Tls};
 use crate::proxy::{Edge, Proxy, Snapshot};
 use crate::reply;
 use crate::service::admin::Admin;
+use crate::service::notify::Notify;
 use crate::service::probe::{self, Watcher};
 
 /// Connections to servers that are kept open at once.
@@ -42,6 +43,7 @@ pub(super) struct Running {
     changing: tokio::sync::Mutex<()>,
     /// A file is in service, or was there from the start.
     pub(super) from_file: AtomicBool,
+    pub(super) notify: Notify,
 }
 
 impl Running {
@@ -169,6 +171,8 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
         embedded.introduce(&addresses[0], admin_address);
         tokio::spawn(embedded.keep_looking(running.clone()));
     }
+    running.notify.ready();
+    tokio::spawn(running.notify.clone().keep_alive(running.edge.clone()));
     let file = is_file.then(|| source.into());
     let conductor = Conductor {
         running: &running,
@@ -179,6 +183,7 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
     };
     conductor.until_told_to_stop().await;
     log::info!("stopping");
+    running.notify.stopping();
     running.edge.draining.store(true, Relaxed);
     tokio::time::sleep(shutdown.drain).await;
     let _ = stop.send(true);
@@ -235,6 +240,7 @@ async fn start(config: Config, metrics: Arc<Metrics>, access_log: AccessLog) -> 
         watcher,
         changing: tokio::sync::Mutex::default(),
         from_file: AtomicBool::new(false),
+        notify: Notify::from_environment(),
     })
 }
 

@@ -15,7 +15,7 @@ use prometheus::{
 
 use super::record::Termination;
 use super::status::{LastReload, RouteCounts, ServerCounts};
-use crate::config::{Config, Route, Server};
+use crate::config::{Config, Cost, Route, Server, Zone};
 use crate::inspect::endpoint::Operation;
 use crate::plan::Outcome;
 use crate::pool::{Evidence, Pool};
@@ -98,6 +98,7 @@ pub(crate) struct Metrics {
     server_up: IntGaugeVec,
     server_ejected: IntGaugeVec,
     servers_available: IntGaugeVec,
+    pool_info: IntGaugeVec,
     transitions: IntCounterVec,
     ejections: IntCounterVec,
     queue_depth: IntGaugeVec,
@@ -320,6 +321,7 @@ impl Metrics {
             server_up: make.gauge("server_up", "Addresses of a server that its health checks find well.", &["pool", "server"]),
             server_ejected: make.gauge("server_ejected", "Addresses of a server that are ejected now.", &["pool", "server"]),
             servers_available: make.gauge("pool_servers_available", "Servers of a pool that may be asked now.", &["pool"]),
+            pool_info: make.gauge("pool_info", "1 for each pool, labelled with what its requests cost and whether they stay at home.", &["pool", "cost", "zone"]),
             transitions: make.counter("server_transitions_total", "Changes of a server's health.", &["pool", "server", "to"]),
             ejections: make.counter("ejections_total", "Ejections of a server by evidence from traffic: failures in a row, rate of failures, slow first bytes.", &["pool", "server", "reason"]),
             queue_depth: make.gauge("queue_depth", "Requests that wait for a slot.", &["pool", "priority"]),
@@ -512,6 +514,10 @@ impl Metrics {
 
     pub(crate) fn pool(&self, pool: &Pool) -> PoolMetrics {
         let name = pool.config.name.as_str();
+        // what it was before a reload is no longer true
+        self.forget_pool_info(name);
+        let (cost, zone) = (pool.config.cost.label(), pool.config.zone.label());
+        self.pool_info.with_label_values(&[name, cost, zone]).set(1);
         let phase = |phase| self.phase.with_label_values(&[name, phase]);
         PoolMetrics {
             servers: pool
@@ -597,8 +603,19 @@ impl Metrics {
     /// The same for a pool.
     pub(crate) fn forget_pool(&self, pool: &str) {
         let _ = self.servers_available.remove_label_values(&[pool]);
+        self.forget_pool_info(pool);
         for class in ["realtime", "batch"] {
             let _ = self.queue_depth.remove_label_values(&[pool, class]);
+        }
+    }
+
+    fn forget_pool_info(&self, pool: &str) {
+        for cost in [Cost::Free, Cost::Paid] {
+            for zone in [Zone::Home, Zone::Cloud] {
+                let _ = self
+                    .pool_info
+                    .remove_label_values(&[pool, cost.label(), zone.label()]);
+            }
         }
     }
 

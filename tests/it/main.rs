@@ -11,6 +11,7 @@ mod balance;
 mod budget;
 mod cli;
 mod credentials;
+mod deploy;
 mod embedded;
 mod endpoints;
 mod failover;

@@ -176,6 +176,15 @@ pub(crate) enum Zone {
     Cloud,
 }
 
+impl Zone {
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Zone::Home => "home",
+            Zone::Cloud => "cloud",
+        }
+    }
+}
+
 /// Whether somebody bills each request.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema,
@@ -185,6 +194,15 @@ pub(crate) enum Cost {
     #[default]
     Free,
     Paid,
+}
+
+impl Cost {
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Cost::Free => "free",
+            Cost::Paid => "paid",
+        }
+    }
 }
 
 /// Who goes first when slots are scarce.

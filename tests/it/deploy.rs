@@ -1,0 +1,4 @@
+//! What comes with the program to run it: word to systemd, the health check, and every file of
+//! deploy/, checked by the tools that read it.
+
+mod notify;
