@@ -3,6 +3,7 @@
 # make check  format, lints and tests: what CI runs
 # make failover  a minute of failures under load, with a table
 # make bench  the benchmark beside HAProxy and nginx (installs both with apt)
+# make deb    a Debian package, with unit and configuration
 # make dist   the binary for packages and benchmarks: fat LTO, slow to build
 
 SHELL := /bin/bash
@@ -28,7 +29,7 @@ define need_pip
 } || { echo "apt could not: install python3-pip yourself (or cmake, for make run)"; exit 1; }
 endef
 
-.PHONY: run build test failover check fmt lint unit sdk-setup browser-setup bench dist schema clean
+.PHONY: run build test failover check fmt lint unit sdk-setup browser-setup deploy-tools bench dist schema deb clean
 
 run: build
 	@exec $(TARGET)/release/trunkline $(ARGS)
@@ -79,8 +80,32 @@ browser-setup: $(BROWSER)/.done
 	  { apt-get install -y -q chromium || { apt-get update -q && apt-get install -y -q chromium; }; } >/dev/null 2>&1; \
 	} || echo "apt could not: the tests of the status page are skipped until you install chromium"
 
-test: $(CMAKE_SETUP) sdk-setup browser-setup
-	TRUNKLINE_SDK=$(SDK) TRUNKLINE_BROWSER=$(BROWSER) cargo test --locked
+# what the files of deploy/ are checked with; where one cannot be had, its tests are skipped
+LINT := $(TOOLS)/lint
+PROMETHEUS := $(TOOLS)/prometheus
+
+$(LINT)/.done: tests/tools/requirements.txt
+	$(need_pip)
+	@rm -rf $(LINT) && mkdir -p $(LINT)
+	$(PIP_INSTALL) --target $(LINT) -r tests/tools/requirements.txt || echo "PyPI has no linters for us: the tests of Dockerfile, compose and Kubernetes files are skipped"
+	@touch $@
+
+# unpacked, not installed: Debian's package would start a Prometheus
+$(PROMETHEUS)/.done:
+	@mkdir -p $(PROMETHEUS)
+	@if command -v promtool prometheus >/dev/null 2>&1; then echo "Prometheus is installed"; else \
+	  cd $(PROMETHEUS) && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; } >/dev/null 2>&1 \
+	  && dpkg -x prometheus_*.deb unpacked && mv unpacked/usr/bin/prometheus unpacked/usr/bin/promtool . && rm -rf unpacked prometheus_*.deb \
+	  || echo "apt has no Prometheus for us: the tests of alerts and dashboard are skipped"; \
+	fi
+	@touch $@
+
+deploy-tools: $(LINT)/.done $(PROMETHEUS)/.done
+	@command -v systemd-analyze >/dev/null 2>&1 || { apt-get install -y -q systemd || { apt-get update -q && apt-get install -y -q systemd; }; } >/dev/null 2>&1 \
+	  || echo "apt has no systemd for us: the tests of the unit are skipped"
+
+test: $(CMAKE_SETUP) sdk-setup browser-setup deploy-tools
+	TRUNKLINE_SDK=$(SDK) TRUNKLINE_BROWSER=$(BROWSER) TRUNKLINE_TOOLS=$(TOOLS) cargo test --locked
 
 # a minute of 200 requests in flight while one box is killed and one falls silent
 failover: $(CMAKE_SETUP)
@@ -96,9 +121,14 @@ check: fmt lint test
 
 schema: build
 	$(TARGET)/release/trunkline config schema > conf/trunkline.schema.json
+	$(TARGET)/release/trunkline config reference > docs/configuration.md
 
 dist: $(CMAKE_SETUP)
 	cargo build --profile dist --locked
+
+# a Debian package in target/debian
+deb: dist
+	deploy/debian/build $(TARGET)/dist/trunkline $(TARGET)/debian
 
 bench: dist
 	bench/run

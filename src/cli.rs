@@ -201,6 +201,9 @@ enum Config {
     },
     /// Print the JSON Schema of the file.
     Schema,
+    /// Print the reference of the file, as Markdown; for docs/configuration.md.
+    #[command(hide = true)]
+    Reference,
 }
 
 /// How a running program is found.
@@ -259,6 +262,7 @@ pub(crate) fn main() -> ExitCode {
         }) => command::remote::drain(&remote, &server, time.as_deref()),
         Some(Command::Undrain { server, remote }) => command::remote::undrain(&remote, &server),
         Some(Command::Status { format, remote }) => command::remote::status(&remote, format),
+        Some(Command::Config(Config::Reference)) => command::reference::run(),
         Some(Command::Healthcheck(check)) => command::healthcheck::run(&check),
         Some(Command::Standin(stand_in)) => command::standin::run(&stand_in),
     };

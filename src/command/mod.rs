@@ -5,6 +5,7 @@ pub(crate) mod config;
 mod embedded;
 pub(crate) mod healthcheck;
 mod logger;
+pub(crate) mod reference;
 mod reload;
 pub(crate) mod remote;
 pub(crate) mod route;

@@ -562,3 +562,75 @@ fn the_commented_sample_is_a_manual_that_works() {
         "not in conf/trunkline.yaml: {missing:?}"
     );
 }
+
+/// A guide's file after the move, which is good as it is.
+#[track_caller]
+fn moved_from(program: &str) -> Sample {
+    let file = format!("../docs/migrating/{program}/after.yaml");
+    let output = std::process::Command::new(BINARY)
+        .args(["check-config", "-W"])
+        .arg(conf().join(&file))
+        .env_remove("OPENAI_API_KEY")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    Sample::start(&file)
+}
+
+#[test]
+fn who_comes_from_haproxy_is_served_as_before() {
+    let sample = moved_from("haproxy");
+    assert_eq!(sample.served(&transcription()), "whisper-box:2022");
+    assert_eq!(sample.last("whisper-box:2022").target, "/inference");
+    assert_eq!(sample.served(&chat("any")), "ollama-box:11434");
+    let moderation = Request::json("/v1/moderations", "{}");
+    let moderation = moderation.header("authorization", "Bearer sk-client");
+    assert_eq!(sample.served(&moderation), OPENAI);
+    let key = sample.last(OPENAI);
+    assert_eq!(key.header("authorization"), Some("Bearer sk-client"));
+    let served = |_| sample.served(&speech("tts-1", "nova"));
+    let by: std::collections::BTreeSet<String> = (0..4).map(served).collect();
+    assert!(by.iter().eq(["kokoro-a:8880", "kokoro-b:8880"]), "{by:?}");
+    for host in ["kokoro-a:8880", "kokoro-b:8880"] {
+        sample.server(host).kill();
+    }
+    assert_eq!(served(0), "kokoro-c:8880");
+    assert_eq!(sample.gateway.get("/health").text(), "healthy");
+}
+
+#[test]
+fn who_comes_from_litellm_is_served_as_before() {
+    let sample = moved_from("litellm");
+    let gpus = ["gpu-a:11434", "gpu-b:11434"];
+    assert!(gpus.contains(&sample.served(&chat("llama")).as_str()));
+    let asked = gpus
+        .iter()
+        .find_map(|host| sample.server(host).seen().pop());
+    assert_eq!(asked.unwrap().json()["model"], "llama3.1:8b");
+    assert_eq!(sample.served(&chat("gpt-4o")), OPENAI);
+    assert_eq!(sample.served(&transcription()), "gpu-a:8000");
+    assert_eq!(sample.served(&speech("tts-1", "nova")), "gpu-a:8880");
+    assert_eq!(sample.last("gpu-a:8880").json()["model"], "kokoro");
+    for host in gpus {
+        sample.server(host).kill();
+    }
+    assert_eq!(sample.served(&chat("llama")), OPENAI);
+    assert_eq!(sample.last(OPENAI).json()["model"], "gpt-4o");
+}
+
+#[test]
+fn who_comes_from_nginx_is_served_as_before() {
+    let sample = moved_from("nginx");
+    let gpus = ["gpu-a:8880", "gpu-b:8880"];
+    let served = || sample.served(&speech("tts-1", "nova"));
+    assert!(gpus.contains(&served().as_str()));
+    for host in gpus {
+        sample.server(host).kill();
+    }
+    assert_eq!(served(), "mac-mini:8880");
+    assert_eq!(sample.served(&transcription()), "gpu-a:2022");
+    assert_eq!(sample.served(&chat("any")), OPENAI);
+    let key = sample.last(OPENAI);
+    assert_eq!(key.header("authorization"), Some("Bearer sk-openai"));
+}
