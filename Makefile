@@ -93,7 +93,7 @@ $(LINT)/.done: tests/tools/requirements.txt
 # unpacked, not installed: Debian's package would start a Prometheus
 $(PROMETHEUS)/.done:
 	@mkdir -p $(PROMETHEUS)
-	@if command -v promtool prometheus >/dev/null 2>&1; then echo "Prometheus is installed"; else \
+	@if command -v promtool >/dev/null && command -v prometheus >/dev/null; then echo "Prometheus is installed"; else \
 	  cd $(PROMETHEUS) && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; } >/dev/null 2>&1 \
 	  && dpkg -x prometheus_*.deb unpacked && mv unpacked/usr/bin/prometheus unpacked/usr/bin/promtool . && rm -rf unpacked prometheus_*.deb \
 	  || echo "apt has no Prometheus for us: the tests of alerts and dashboard are skipped"; \

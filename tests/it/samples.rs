@@ -596,7 +596,7 @@ fn who_comes_from_haproxy_is_served_as_before() {
         sample.server(host).kill();
     }
     assert_eq!(served(0), "kokoro-c:8880");
-    assert_eq!(sample.gateway.get("/health").text(), "healthy");
+    assert_eq!(sample.gateway.get("/health").text(), "healthy\n");
 }
 
 #[test]
@@ -604,9 +604,8 @@ fn who_comes_from_litellm_is_served_as_before() {
     let sample = moved_from("litellm");
     let gpus = ["gpu-a:11434", "gpu-b:11434"];
     assert!(gpus.contains(&sample.served(&chat("llama")).as_str()));
-    let asked = gpus
-        .iter()
-        .find_map(|host| sample.server(host).seen().pop());
+    let mut seen = gpus.iter().flat_map(|host| sample.server(host).seen());
+    let asked = seen.find(|seen| seen.method == "POST");
     assert_eq!(asked.unwrap().json()["model"], "llama3.1:8b");
     assert_eq!(sample.served(&chat("gpt-4o")), OPENAI);
     assert_eq!(sample.served(&transcription()), "gpu-a:8000");
