@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::{self, Config, PoolId, Zone};
 use crate::inspect::Body;
@@ -273,29 +273,39 @@ impl Gateway {
         }
     }
 
-    /// The pool and the server that `POOL/SERVER` names.
+    /// The servers, with their full names.
+    fn servers(&self) -> impl Iterator<Item = (String, &Arc<Pool>, usize)> {
+        self.pools.iter().flat_map(|pool| {
+            let servers = pool.config.servers.iter().enumerate();
+            servers.map(move |(n, server)| {
+                let name = format!("{}/{}", pool.config.name, server.name);
+                (name, pool, n)
+            })
+        })
+    }
+
+    /// The server with this full name, `POOL/SERVER`.
     ///
     /// # Errors
-    /// Which ones there are, if it names none.
+    /// If there is none; the message lists those there are.
     pub(crate) fn server_named(&self, name: &str) -> Result<(&Arc<Pool>, usize), String> {
-        let full = |pool: &Pool, n: usize| {
-            let server = &pool.config.servers[n].name;
-            format!("{}/{server}", pool.config.name)
-        };
-        let all = || {
-            let pools = self.pools.iter();
-            pools.flat_map(|pool| (0..pool.config.servers.len()).map(move |n| (pool, n)))
-        };
-        all()
-            .find(|(pool, n)| full(pool, *n) == name)
-            .ok_or_else(|| {
-                let known: Vec<String> = all().map(|(pool, n)| full(pool, n)).collect();
-                let name = crate::unit::printable(name);
-                format!(
-                    "there is no server `{name}`; there are {}",
-                    known.join(", ")
-                )
-            })
+        let found = self.servers().find(|(full, ..)| full == name);
+        found.map(|(_, pool, n)| (pool, n)).ok_or_else(|| {
+            let known: Vec<String> = self.servers().map(|(full, ..)| full).collect();
+            let name = crate::unit::printable(name);
+            format!(
+                "there is no server `{name}`; there are {}",
+                known.join(", ")
+            )
+        })
+    }
+
+    /// The servers that are drained by hand, and for how much longer; `None`: until they are
+    /// undrained.
+    pub(crate) fn drained(&self, now: Instant) -> Vec<(String, Option<Duration>)> {
+        self.servers()
+            .filter_map(|(name, pool, n)| Some((name, pool.drained_for(n, now)?)))
+            .collect()
     }
 
     /// Brings the gauges of all pools up to date.

@@ -1,9 +1,13 @@
 //! The commands, one file each, and what they share: finding and reading the configuration.
 
+mod admin_client;
+pub(crate) mod background;
 pub(crate) mod check_config;
+mod conductor;
 pub(crate) mod config;
 mod embedded;
 pub(crate) mod healthcheck;
+mod listeners;
 mod logger;
 pub(crate) mod reference;
 mod reload;
@@ -12,3 +16,4 @@ pub(crate) mod route;
 pub(crate) mod serve;
 pub(crate) mod source;
 pub(crate) mod standin;
+mod upgrade;

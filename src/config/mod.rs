@@ -3,6 +3,7 @@
 //! `file` is what was written, `resolve` makes this out of it and reports every problem as data.
 //! Nothing here is an `Option` that means "not decided yet".
 
+mod admin;
 mod certificate;
 pub(crate) mod file;
 pub(crate) mod kind;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
+pub(crate) use admin::Admin;
 pub(crate) use certificate::{Certificate, CertificateFiles};
 pub(crate) use file::{
     Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, TlsVersion, Zone,
@@ -39,7 +41,7 @@ use crate::unit::Secret;
 pub(crate) struct Config {
     pub(crate) listeners: Vec<Listener>,
     /// Where the admin endpoints listen, if anywhere.
-    pub(crate) admin: Option<SocketAddr>,
+    pub(crate) admin: Option<Admin>,
     pub(crate) pools: Vec<Pool>,
     pub(crate) routes: Vec<Route>,
     pub(crate) limits: Limits,
@@ -318,7 +320,7 @@ pub(crate) fn read(
     let mut problems = Vec::new();
     let config = tree::Tree::parse(text, env, &mut problems).and_then(|tree| {
         let file: file::File = tree.read(&mut problems)?;
-        resolve::resolve(file, &tree, folder, &mut problems)
+        resolve::resolve(file, &tree, folder, env, &mut problems)
     });
     problems.sort_by_key(|p| (p.span.start, p.span.end));
     let broken = problems.iter().any(Problem::is_error);
@@ -383,15 +385,6 @@ fn later(key: &str) -> Option<&'static str> {
 }
 
 impl Config {
-    /// Whether two configurations differ only in what can change while the program runs.
-    pub(crate) fn same_process(&self, other: &Config) -> bool {
-        self.listeners == other.listeners
-            && self.admin == other.admin
-            && self.limits == other.limits
-            && self.log == other.log
-            && self.shutdown == other.shutdown
-    }
-
     pub(crate) fn pool(&self, id: PoolId) -> &Pool {
         &self.pools[id.0]
     }

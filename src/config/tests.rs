@@ -69,7 +69,7 @@ fn around(pool: &str, route: &str) -> String {
 fn the_smallest_file_is_read_with_every_default() {
     let config = good(SMALLEST);
     assert_eq!(config.listeners[0].address.to_string(), "127.0.0.1:2020");
-    assert_eq!(config.admin.unwrap().to_string(), "127.0.0.1:2021");
+    assert_eq!(config.admin.unwrap().address.to_string(), "127.0.0.1:2021");
     let kokoro = &config.pools[0];
     assert_eq!(
         kokoro
@@ -281,7 +281,6 @@ fn credentials_follow_the_pool() {
 #[test]
 fn what_runs_but_is_probably_wrong_is_a_warning() {
     let text = r#"
-admin: 0.0.0.0:9
 pools:
   a: { servers: ["http://h:1", "http://h:1"], tls: { verify: false }, api_key: plain }
   unused: { servers: ["http://h:3"] }
@@ -296,7 +295,6 @@ routes:
         .map(|p| p.message.as_str())
         .collect();
     for part in [
-        "other machines",
         "is in pool `a` twice",
         "certificates are not checked",
         "plain text",
@@ -308,6 +306,28 @@ routes:
             "{part} not in {warnings:#?}"
         );
     }
+}
+
+#[test]
+fn admin_endpoints_that_others_can_reach_ask_for_something() {
+    let with = |admin: &str, env: &[(&str, &str)]| {
+        let (config, problems) = read_with(&format!("admin: {admin}\n{}", around("", "")), env);
+        let messages: Vec<String> = problems.into_iter().map(|p| p.message).collect();
+        (config.and_then(|config| config.admin), messages)
+    };
+    for open in ["0.0.0.0:9", "{ address: '192.168.1.5:9' }", "':9'"] {
+        let (admin, problems) = with(open, &[]);
+        assert!(admin.is_none(), "{open}");
+        assert!(problems[0].contains("set a token"), "{problems:?}");
+    }
+    let (admin, _) = with("{ address: '0.0.0.0:9', token: s3cret }", &[]);
+    assert_eq!(admin.unwrap().token.unwrap().expose(), "s3cret");
+    let (admin, problems) = with("0.0.0.0:9", &[("TRUNKLINE_ADMIN_TOKEN", "of-env")]);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(admin.unwrap().token.unwrap().expose(), "of-env");
+    let (admin, _) = with("{ token: '${T}' }", &[("T", "t")]);
+    assert_eq!(admin.unwrap().address.to_string(), "127.0.0.1:2021");
+    assert!(with("off", &[]).0.is_none() && with("false", &[]).0.is_none());
 }
 
 #[test]

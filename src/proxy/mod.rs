@@ -28,7 +28,7 @@ pub(crate) mod tls;
 mod tunnel;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -227,7 +227,10 @@ impl Proxy {
     async fn serve(&self, session: &mut Session, stopping: bool) -> (Exchange, Result<(), Stop>) {
         let mut x = Exchange::new(self.edge.snapshot(), &self.edge.metrics.in_flight);
         let limits = &x.snapshot.gateway.config.limits;
-        let goes_on = !stopping && head::keeps_alive(session.req_header());
+        // who stops takes no further request; each client learns it from its answer
+        let goes_on = !stopping
+            && !self.edge.draining.load(Relaxed)
+            && head::keeps_alive(session.req_header());
         session.set_keepalive(goes_on.then_some(KEEPALIVE_SECS));
         session.set_read_timeout(limits.body_timeout);
         session.set_write_timeout(Some(WRITE_TIMEOUT));

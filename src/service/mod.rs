@@ -1,6 +1,7 @@
 //! What runs beside the requests: probes, the admin endpoints, stand-ins, the search for boxes on
 //! this machine, and word to the service manager.
 
+mod access;
 pub(crate) mod admin;
 pub(crate) mod ask;
 pub(crate) mod discover;

@@ -6,6 +6,8 @@
 )]
 #![allow(unreachable_pub, reason = "`support` is a small library of its own")]
 
+mod admin;
+mod background;
 mod bad_input;
 mod balance;
 mod budget;
@@ -32,6 +34,7 @@ mod sdk;
 mod slots;
 mod streaming;
 mod support;
+mod upgrade;
 mod upstream_http2;
 mod voices;
 mod websockets;

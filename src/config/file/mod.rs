@@ -23,9 +23,9 @@ pub(crate) struct File {
     pub(crate) listen: List<String>,
     /// The same with options for each address; `listen` is the short form.
     pub(crate) listeners: Vec<Listener>,
-    /// Address of `/metrics`, `/healthz`, `/readyz` and `/status`; `off` for none. Default
+    /// Where operators and Prometheus ask: an address, or a map with one; `off` for none. Default
     /// `127.0.0.1:2021`.
-    pub(crate) admin: Option<String>,
+    pub(crate) admin: Option<Admin>,
     /// Required. The pools of interchangeable servers, by name.
     pub(crate) pools: Ordered<Pool>,
     /// Required. The routes; the first match wins.
@@ -53,6 +53,35 @@ pub(crate) struct Listener {
     pub(crate) cors: Option<Cors>,
 }
 
+/// Where operators and Prometheus ask: `/metrics`, `/status`, the status page, reload and drain.
+#[derive(Debug, Default)]
+pub(crate) struct Admin {
+    pub(crate) address: Option<String>,
+    pub(crate) token: Option<String>,
+    pub(crate) token_file: Option<String>,
+    pub(crate) hosts: List<String>,
+    pub(crate) tls: Option<ListenerTls>,
+}
+
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename = "Admin", deny_unknown_fields)]
+struct AdminMap {
+    /// `IP:PORT`. Default `127.0.0.1:2021`. Outside loopback it needs a token or `tls` with
+    /// `client_ca`.
+    address: Option<String>,
+    /// What must be shown as `Authorization: Bearer`, or as the password of any user by a browser.
+    /// `/healthz` and `/readyz` need none. Default `$TRUNKLINE_ADMIN_TOKEN`, else none.
+    token: Option<String>,
+    /// File that holds the token.
+    token_file: Option<String>,
+    /// Names by which it may be asked for without a token, besides addresses and names that only
+    /// a home network knows.
+    #[serde(default)]
+    hosts: List<String>,
+    /// It is asked with TLS. With `client_ca` a client certificate is as good as the token.
+    tls: Option<ListenerTls>,
+}
+
 /// How a listener proves who it is. The files are read again when they change.
 #[derive(Debug, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -63,6 +92,8 @@ pub(crate) struct ListenerTls {
     pub(crate) key: String,
     /// Oldest version of TLS that is spoken. Default `1.2`.
     pub(crate) min_version: Option<TlsVersion>,
+    /// PEM file of authorities. Clients must show a certificate of one of them.
+    pub(crate) client_ca: Option<String>,
 }
 
 /// A version of TLS.
@@ -511,6 +542,22 @@ pub(crate) enum Level {
     Info,
     Debug,
     Trace,
+}
+
+impl std::str::FromStr for Level {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text);
+        <Level as serde::Deserialize>::deserialize(names)
+            .map_err(|_| format!("`{text}` is no level; say error, warn, info, debug or trace"))
+    }
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        serde::Serialize::serialize(self, f)
+    }
 }
 
 /// The form of log lines.

@@ -201,7 +201,7 @@ impl Tree {
             })
     }
 
-    /// Where secrets are written: values of `api_key`, and those that `headers.set` sets.
+    /// Where secrets are written: values of `api_key` and `token`, and those that `headers.set` sets.
     pub(crate) fn secrets(&self) -> Vec<Range<usize>> {
         fn walk(node: &Node, in_headers: bool, found: &mut Vec<Range<usize>>) {
             match &node.kind {
@@ -210,7 +210,7 @@ impl Tree {
                 Kind::Map(entries) => {
                     for (key, value) in entries {
                         match (key.text.as_str(), &value.kind) {
-                            ("api_key", _) => found.push(value.span.clone()),
+                            ("api_key" | "token", _) => found.push(value.span.clone()),
                             ("set", Kind::Map(set)) if in_headers => {
                                 found.extend(set.iter().map(|(_, value)| value.span.clone()));
                             }
