@@ -194,6 +194,7 @@ async fn serve(
     })
     .await;
     running.set_limits(limits);
+    let _pid_file = options.pid_file.as_deref().map(PidFile::write);
     running.serve_listeners(prepared).map_err(failed)?;
     drain_as_before(&running.edge);
     tokio::spawn(watch_certificates(running.listeners.clone()));
@@ -202,7 +203,6 @@ async fn serve(
         embedded.introduce(&address.to_string(), admin_address);
         tokio::spawn(embedded.keep_looking(running.clone()));
     }
-    let _pid_file = options.pid_file.as_deref().map(PidFile::write);
     running.notify.ready();
     tokio::spawn(running.notify.clone().keep_alive(running.edge.clone()));
     let conductor = Conductor {
@@ -244,13 +244,19 @@ async fn leave(running: &Running) {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
     };
     let until_done = async {
-        let gone = tokio::time::timeout(LEAVE_TIME, gone(&running.gate)).await;
-        log::debug!(
-            "connections were {}",
-            if gone.is_ok() { "closed" } else { "kept" }
-        );
+        if tokio::time::timeout(LEAVE_TIME, gone(&running.gate))
+            .await
+            .is_err()
+        {
+            log::debug!(
+                "{} connections are kept by their clients",
+                running.gate.open()
+            );
+        }
         connections.end();
         finish(&running.edge, &running.gate, Duration::MAX).await;
+        // whoever asked for the upgrade waits for the answer
+        let _ = tokio::time::timeout(CUT_TIME, gone(&running.admin_gate)).await;
     };
     tokio::select! {
         () = until_done => log::info!("everything is finished"),

@@ -94,6 +94,12 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
     matches!(site, "none" | "same-origin") && text("origin").is_none_or(own_origin)
 }
 
+/// Whether somebody has gone to an address, and it is not a page that asks.
+pub(super) fn is_typed(headers: &HeaderMap) -> bool {
+    let mode = headers.get("sec-fetch-mode");
+    mode.is_none_or(|mode| mode == "navigate")
+}
+
 /// The token that a request shows, as a bearer or as the password that a browser asked for.
 fn shown(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;

@@ -213,7 +213,8 @@ impl Admin {
         access::check(admin, &head.headers, is_open(head.uri.path()), certificate)
     }
 
-    fn denied(&self, denial: Denial) -> Response<Vec<u8>> {
+    /// `typed`: a person has gone there, so that a browser may ask them.
+    fn denied(&self, denial: Denial, typed: bool) -> Response<Vec<u8>> {
         let metrics = &self.edge.metrics.admin_rejected;
         metrics.with_label_values(&[denial.label()]).inc();
         let mut response = Response::builder()
@@ -221,8 +222,10 @@ impl Admin {
             .header(header::CONTENT_TYPE, TEXT)
             .header(header::CONTENT_LENGTH, denial.message().len());
         if denial == Denial::Token {
-            // browsers ask for it
-            let challenge = "Basic realm=\"trunkline\", charset=\"UTF-8\"";
+            let challenge = match typed {
+                true => "Basic realm=\"trunkline\", charset=\"UTF-8\"",
+                false => "Bearer realm=\"trunkline\"",
+            };
             response = response.header(header::WWW_AUTHENTICATE, challenge);
         }
         response
@@ -282,14 +285,14 @@ impl ServeHttp for Admin {
         let admitted = self.admit(session);
         let head = session.req_header();
         let (method, path) = (head.method.as_str(), head.uri.path());
-        let page = path == "/" && matches!(method, "GET" | "HEAD") && page::is_for(&head.headers);
-        if let Err(denial) = admitted {
-            listen::idle();
-            return self.denied(denial);
-        }
-        if page {
+        // the page itself tells nothing, and asks for the token
+        if path == "/" && matches!(method, "GET" | "HEAD") && page::is_for(&head.headers) {
             listen::idle();
             return page::answer(method == "HEAD");
+        }
+        if let Err(denial) = admitted {
+            listen::idle();
+            return self.denied(denial, access::is_typed(&head.headers));
         }
         let (status, content_type, body) = self.answer(method, path, head.uri.query()).await;
         // a scraper's kept connection may wait for its next scrape

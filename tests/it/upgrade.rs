@@ -204,7 +204,8 @@ fn a_kept_connection_is_closed_behind_its_next_answer_and_not_before() {
     let mut kept = connect(gateway.address);
     let request = Request::json("/v1/x", "{}");
     assert_eq!(request.send_on(&mut kept).status, 200);
-    assert_eq!(trunkline(&gateway, &["upgrade"]).0, 0);
+    let (code, said) = trunkline(&gateway, &["upgrade"]);
+    assert_eq!(code, 0, "{said}");
     let _after = Successor::of(&gateway);
     kept.write_all(&request.bytes()).unwrap();
     let answer = read_answer(&mut kept, false, std::time::Instant::now());
@@ -229,7 +230,8 @@ fn systemd_learns_which_process_goes_on() {
         &routed(&server),
         &[("NOTIFY_SOCKET", path.to_str().unwrap())],
     );
-    assert_eq!(trunkline(&gateway, &["upgrade"]).0, 0);
+    let (code, said) = trunkline(&gateway, &["upgrade"]);
+    assert_eq!(code, 0, "{said}");
     let after = Successor::of(&gateway);
     let mut told = Vec::new();
     while !told
