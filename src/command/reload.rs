@@ -121,7 +121,8 @@ impl Conductor<'_> {
         apply(self.options, &mut config);
         let mut told = "the configuration was read again and is in service".to_owned();
         if !config.same_process(&self.running.edge.snapshot().gateway.config) {
-            let restart = "listeners, admin, limits, log and shutdown change only with a restart";
+            let restart =
+                "listeners, admin, limits, log, shutdown and tracing change only with a restart";
             log::warn!("{restart}");
             told.push_str(&format!("; {restart}"));
         }

@@ -171,6 +171,8 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
         embedded.introduce(&addresses[0], admin_address);
         tokio::spawn(embedded.keep_looking(running.clone()));
     }
+    #[cfg(feature = "otlp")]
+    let traces = crate::service::otlp::start(&running.edge);
     running.notify.ready();
     tokio::spawn(running.notify.clone().keep_alive(running.edge.clone()));
     let file = is_file.then(|| source.into());
@@ -194,6 +196,10 @@ async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option
         finish(&running.edge, &gate, CUT_TIME).await;
     }
     running.edge.access_log.flush();
+    #[cfg(feature = "otlp")]
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
     OK
 }
 

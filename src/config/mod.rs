@@ -32,7 +32,7 @@ use problem::Problem;
 pub(crate) use server_url::ServerUrl;
 pub(crate) use tls::Tls;
 
-use crate::unit::Secret;
+use crate::unit::{Fraction, Secret};
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -45,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) shutdown: Shutdown,
+    /// Where spans go; `None` for no traces.
+    pub(crate) tracing: Option<Tracing>,
     /// Files it was read from besides its own: keys and certificates.
     pub(crate) files: Vec<PathBuf>,
 }
@@ -308,6 +310,20 @@ pub(crate) struct Shutdown {
     pub(crate) grace: Duration,
 }
 
+/// Where spans go, and of how many requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tracing {
+    /// With its path.
+    pub(crate) endpoint: ServerUrl,
+    /// What the collector wants besides, such as a key.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Share of the requests that are traced if no caller has decided.
+    pub(crate) sample: Fraction,
+    pub(crate) service_name: String,
+    /// What else is said of this service.
+    pub(crate) attributes: Vec<(String, String)>,
+}
+
 /// Reads `text`. `folder` is where relative paths in it start; `env` answers `${VAR}`. The
 /// configuration is there exactly when no problem is an error.
 pub(crate) fn read(
@@ -318,7 +334,7 @@ pub(crate) fn read(
     let mut problems = Vec::new();
     let config = tree::Tree::parse(text, env, &mut problems).and_then(|tree| {
         let file: file::File = tree.read(&mut problems)?;
-        resolve::resolve(file, &tree, folder, &mut problems)
+        resolve::resolve(file, &tree, folder, env, &mut problems)
     });
     problems.sort_by_key(|p| (p.span.start, p.span.end));
     let broken = problems.iter().any(Problem::is_error);
@@ -390,6 +406,7 @@ impl Config {
             && self.limits == other.limits
             && self.log == other.log
             && self.shutdown == other.shutdown
+            && self.tracing == other.tracing
     }
 
     pub(crate) fn pool(&self, id: PoolId) -> &Pool {

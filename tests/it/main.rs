@@ -23,6 +23,8 @@ mod layers;
 mod lifecycle;
 mod listeners;
 mod observe;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod page;
 mod regression;
 mod reload;

@@ -4,6 +4,7 @@
 mod listeners;
 mod pools;
 mod routes;
+mod tracing;
 
 use std::path::{Path, PathBuf};
 
@@ -17,11 +18,13 @@ pub(super) fn resolve(
     file: File,
     tree: &Tree,
     folder: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
     problems: &mut Vec<Problem>,
 ) -> Option<Config> {
     let mut resolver = Resolver {
         tree,
         folder,
+        env,
         files: Vec::new(),
         damaged: problems.iter().any(Problem::is_error),
         problems,
@@ -43,6 +46,7 @@ pub(super) fn resolve(
     let default_max_body = file.limits.max_body.unwrap_or(Size::mib(100)).0;
     let routes = resolver.routes(&file.routes, &pools, default_max_body);
     resolver.unused(&pools, &file.routes);
+    let tracing = resolver.tracing(&file);
     let seconds = |span: Option<Span>, default| span.unwrap_or(Span::secs(default)).0;
     Some(Config {
         listeners,
@@ -68,6 +72,7 @@ pub(super) fn resolve(
             drain: seconds(file.shutdown.drain, 0),
             grace: seconds(file.shutdown.grace, 60),
         },
+        tracing,
         files: resolver.files,
     })
 }
@@ -75,6 +80,7 @@ pub(super) fn resolve(
 struct Resolver<'a> {
     tree: &'a Tree,
     folder: &'a Path,
+    env: &'a dyn Fn(&str) -> Option<String>,
     /// Files that were read.
     files: Vec<PathBuf>,
     /// Parts of the file could not be read, so what is absent may only be missing for that.
