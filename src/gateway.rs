@@ -177,12 +177,14 @@ impl Gateway {
         fields::rewrite(body, &target.fields, pool, operation)
     }
 
-    /// The model that a target is asked for when the client asks for `public`.
+    /// The model that a target is asked for when the client asks for `public`; `audio`: to hear or
+    /// to speak.
     pub(crate) fn own_model(
         &self,
         route: usize,
         target: usize,
         public: Option<&str>,
+        audio: bool,
     ) -> Option<String> {
         let target = &self.config.routes[route].targets[target];
         if let Some(set) = target.fields.set.get("model") {
@@ -193,7 +195,7 @@ impl Gateway {
             .config
             .pool(target.pool)
             .models
-            .translate(public, false);
+            .translate(public, audio);
         Some(own.unwrap_or(public).to_owned())
     }
 

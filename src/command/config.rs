@@ -9,7 +9,7 @@ use crate::command::source;
 use crate::config::pattern::Pattern;
 use crate::config::{
     self, AccessLog, Admin, Config, Cors, Fields, Health, Hedge, HedgeAfter, ListenerTls, Match,
-    Names, Pool, RetryOn, Route, Server, Timeouts,
+    Names, Pool, RetryOn, Route, Server, Timeouts, Tracing,
 };
 use crate::unit::Span;
 
@@ -134,6 +134,23 @@ fn effective(config: &Config) -> Value {
             "shutdown",
             json!({ "drain": span(Some(config.shutdown.drain)), "grace": span(Some(config.shutdown.grace)) }),
         ),
+        (
+            "tracing",
+            config.tracing.as_ref().map(tracing).unwrap_or_default(),
+        ),
+    ])
+}
+
+fn tracing(tracing: &Tracing) -> Value {
+    let headers = tracing.headers.iter();
+    let headers: Map<String, Value> = headers
+        .map(|(name, _)| (name.to_string(), "[redacted]".into()))
+        .collect();
+    object(vec![
+        ("otlp", tracing.endpoint.to_string().into()),
+        ("sample", tracing.sample.to_string().into()),
+        ("headers", headers.into()),
+        ("service_name", tracing.service_name.as_str().into()),
     ])
 }
 

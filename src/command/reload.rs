@@ -106,6 +106,9 @@ impl Reload<'_> {
             opened.map_err(|error| format!("the access log cannot be opened: {error}"))?;
             set_logger(log, self.options);
         }
+        if config.tracing != before.gateway.config.tracing {
+            log::warn!("`tracing` changes only with `trunkline upgrade` or a restart");
+        }
         let limits = config.limits;
         running.put_into_service(config).await;
         running.set_limits(limits);

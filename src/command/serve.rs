@@ -203,6 +203,8 @@ async fn serve(
         embedded.introduce(&address.to_string(), admin_address);
         tokio::spawn(embedded.keep_looking(running.clone()));
     }
+    #[cfg(feature = "otlp")]
+    let traces = crate::service::otlp::start(&running.edge);
     running.notify.ready();
     tokio::spawn(running.notify.clone().keep_alive(running.edge.clone()));
     let conductor = Conductor {
@@ -219,6 +221,10 @@ async fn serve(
         End::Replaced => leave(&running).await,
     }
     running.edge.access_log.flush();
+    #[cfg(feature = "otlp")]
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
     Ok(())
 }
 

@@ -34,7 +34,7 @@ use problem::Problem;
 pub(crate) use server_url::ServerUrl;
 pub(crate) use tls::Tls;
 
-use crate::unit::Secret;
+use crate::unit::{Fraction, Secret};
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -47,6 +47,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) shutdown: Shutdown,
+    /// Where spans go; `None` for no traces.
+    pub(crate) tracing: Option<Tracing>,
     /// Files it was read from besides its own: keys and certificates.
     pub(crate) files: Vec<PathBuf>,
 }
@@ -308,6 +310,20 @@ pub(crate) enum AccessLog {
 pub(crate) struct Shutdown {
     pub(crate) drain: Duration,
     pub(crate) grace: Duration,
+}
+
+/// Where spans go, and of how many requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tracing {
+    /// With its path.
+    pub(crate) endpoint: ServerUrl,
+    /// What the collector wants besides, such as a key.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Share of the requests that are traced if no caller has decided.
+    pub(crate) sample: Fraction,
+    pub(crate) service_name: String,
+    /// What else is said of this service.
+    pub(crate) attributes: Vec<(String, String)>,
 }
 
 /// Reads `text`. `folder` is where relative paths in it start; `env` answers `${VAR}`. The

@@ -405,3 +405,50 @@ fn an_empty_condition_is_none() {
     assert!(conditions.hosts.is_empty() && conditions.voices.is_empty());
     assert_eq!(conditions.models.len(), 1);
 }
+
+#[test]
+fn what_a_collector_wants_is_a_secret() {
+    let text = "tracing: { headers: { x-key: sk-canary }, otlp: 'http://h:1' }";
+    let shown = without_secrets(text);
+    assert!(
+        !shown.contains("canary") && shown.contains("http://h:1"),
+        "{shown}"
+    );
+    #[cfg(feature = "otlp")]
+    {
+        let config = good(&format!("{SMALLEST}{text}\n"));
+        assert!(!format!("{config:?}").contains("canary"));
+        let tracing = config.tracing.unwrap();
+        assert_eq!(tracing.endpoint.to_string(), "http://h:1/v1/traces");
+        assert_eq!(tracing.sample.to_string(), "5%");
+        assert_eq!(tracing.headers[0].1, "sk-canary");
+    }
+}
+
+#[cfg(feature = "otlp")]
+#[test]
+fn a_collector_that_cannot_be_is_told_of() {
+    let with = |tracing: &str| format!("{SMALLEST}tracing: {tracing}\n");
+    check(
+        &with("{ otlp: 'gpu-a:4318' }"),
+        &["tracing.otlp: `gpu-a:4318`"],
+    );
+    check(
+        &with("{ otlp: 'http://h:4317' }"),
+        &["tracing.otlp: 4317 is the port of OTLP over gRPC"],
+    );
+    check(
+        &with("{ headers: { host: x } }"),
+        &["tracing.headers.host: `host` is written"],
+    );
+    check(
+        &with("{ sample: 101% }"),
+        &["tracing.sample: `101%` is not a share"],
+    );
+    let (config, problems) = read_with(&with("{}"), &[("OTEL_TRACES_SAMPLER_ARG", "much")]);
+    assert!(config.is_none());
+    assert!(
+        problems[0].message.contains("OTEL_TRACES_SAMPLER_ARG"),
+        "{problems:?}"
+    );
+}

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::record::Record;
 use crate::config::{AccessLog as Target, Format};
-use crate::unit::printable;
+use crate::unit::{TraceContext, printable};
 
 /// Lines that may wait. At 600 bytes a line this is 40 MB in the worst case, about a second of
 /// traffic beyond what one machine serves.
@@ -184,8 +184,10 @@ fn write_lines(
 struct JsonLine<'a> {
     ts: String,
     request_id: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    trace_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    span_id: Option<String>,
     client: Option<String>,
     listener: &'a str,
     method: &'a str,
@@ -238,7 +240,8 @@ fn json_line(record: &Record) -> String {
     let line = JsonLine {
         ts: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         request_id: &record.request_id,
-        trace_id: record.traceparent.split('-').nth(1).unwrap_or_default(),
+        trace_id: record.trace.map(TraceContext::trace_id),
+        span_id: record.trace.map(TraceContext::span_id),
         client: record.client.map(|ip| ip.to_canonical().to_string()),
         listener: &record.listener,
         method: &record.method,
@@ -324,11 +327,13 @@ mod tests {
                     pool: "kokoro".into(),
                     server: "gpu-a".into(),
                     result: "timeout".into(),
+                    ..AttemptNote::default()
                 },
                 AttemptNote {
                     pool: "openai".into(),
                     server: "api".into(),
                     result: "200".into(),
+                    ..AttemptNote::default()
                 },
             ],
             ..Record::default()

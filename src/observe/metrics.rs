@@ -495,6 +495,7 @@ impl Metrics {
             limits: crate::config::Limits::default(),
             log: crate::config::Log::default(),
             shutdown: crate::config::Shutdown::default(),
+            tracing: None,
             files: Vec::new(),
         };
         RouteMetrics {
@@ -651,6 +652,18 @@ impl Metrics {
         self.transitions
             .with_label_values(&[pool, server, to])
             .inc();
+    }
+
+    /// Counters of spans: those a collector has, and those that were dropped, by reason.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn spans(&self) -> (IntCounter, IntCounterVec) {
+        let make = Maker(&self.registry);
+        let exported = IntCounter::new("trunkline_spans_exported_total", "Spans a collector took.");
+        let help = "Spans that were dropped, by reason.";
+        (
+            make.register(exported),
+            make.counter("spans_dropped_total", help, &["reason"]),
+        )
     }
 
     /// Everything, in Prometheus' text format. `log_dropped` is the access log's own count.

@@ -134,6 +134,7 @@ fn note_server(ground: &Ground<'_>, x: &mut Exchange, answer: &Answer) {
     x.target = Some(answer.target);
     x.record.server = Some((pool.clone(), server.name.clone()));
     x.record.status = answer.status();
+    x.record.span.answered(answer.first.as_deref());
     x.record.times.connect = answer.connection.made_in.unwrap_or_default();
     if let Some(voice) = &answer.voice
         && answer.head.status.is_success()

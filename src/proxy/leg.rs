@@ -24,6 +24,7 @@ use crate::observe::metrics::PoolMetrics;
 use crate::plan::{Outcome, Phase};
 use crate::pool::{Lease, Pool};
 use crate::transform::fields::Rewritten;
+use crate::unit::TraceContext;
 
 /// How long a server that broke off an upload is listened to for the reason.
 const LAST_WORD: Duration = Duration::from_millis(100);
@@ -46,6 +47,8 @@ pub(super) struct Leg<'a> {
     pub(super) template: &'a PeerTemplate,
     pub(super) rewritten: Rewritten,
     pub(super) target: usize,
+    /// What the server is told of the trace.
+    pub(super) trace: Option<TraceContext>,
     /// Somebody else can be asked, who gets half of the time that the client has left.
     pub(super) shared: bool,
     pub(super) started: Instant,
@@ -191,6 +194,7 @@ impl Leg<'_> {
         let writing = Writing {
             edge: self.edge,
             x: self.x,
+            trace: self.trace,
             pool: &self.pool.config,
             server: self.pool.server(lease),
             auth: self.settings.targets[self.target].auth(self.pool.server(lease)),

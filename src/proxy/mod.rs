@@ -49,6 +49,7 @@ use crate::gateway::Gateway;
 use crate::observe::access_log::AccessLog;
 use crate::observe::failures::Failures;
 use crate::observe::metrics::Metrics;
+use crate::observe::trace::Tracer;
 use crate::reply;
 use crate::unit;
 
@@ -64,6 +65,7 @@ pub(crate) struct Edge {
     uses: Uses,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: AccessLog,
+    pub(crate) tracer: Tracer,
     pub(crate) failures: Failures,
     /// What we write into `Via`: by it a request that comes back is known.
     via: String,
@@ -119,12 +121,14 @@ impl Edge {
         metrics: Arc<Metrics>,
         access_log: AccessLog,
     ) -> Self {
+        let tracer = Tracer::new(snapshot.gateway.config.tracing.as_ref(), &metrics);
         Edge {
             snapshot: ArcSwap::from_pointee(snapshot),
             connector,
             uses: Uses::default(),
             metrics,
             access_log,
+            tracer,
             failures: Failures::default(),
             via: format!("1.1 trunkline-{}", &unit::new_request_id()[..12]),
             started: Instant::now(),
@@ -258,6 +262,7 @@ impl Proxy {
         x.finish();
         self.edge.access_log.write(&x.record);
         self.edge.failures.note(&x.record);
+        self.edge.tracer.finish(&mut x.record);
     }
 
     /// Ends a connection, or hands it back for its next request.

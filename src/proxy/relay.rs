@@ -23,6 +23,7 @@ use crate::config::{HashBy, Route};
 use crate::gateway::Gateway;
 use crate::inspect::Body;
 use crate::observe::record::AttemptNote;
+use crate::observe::trace::AttemptSpan;
 use crate::plan::{
     Attempt, Next, Outcome, Phase, Plan, Refusal, Spent, Step, Terrain, Verdict, judge,
 };
@@ -61,12 +62,14 @@ struct Last {
 }
 
 /// Who is being asked.
+#[derive(Clone)]
 pub(super) struct Asked {
     pub(super) target: usize,
     pub(super) pool_id: usize,
     pub(super) member: Arc<Member>,
     /// It decides what becomes of a server that was ejected.
     pub(super) trial: bool,
+    span: AttemptSpan,
 }
 
 impl Asked {
@@ -130,18 +133,19 @@ impl<'a> Ground<'a> {
             hash: &|by| hashed(by, head, x),
             model: &|target| {
                 let public = self.body.and_then(|body| body.text("model"));
-                gateway.own_model(self.route, target, public)
+                gateway.own_model(self.route, target, public, false)
             },
             now: Instant::now(),
         })
     }
 
-    pub(super) fn asked(&self, attempt: &Attempt) -> Asked {
+    pub(super) fn asked(&self, x: &Exchange, attempt: &Attempt) -> Asked {
         Asked {
             target: attempt.target,
             pool_id: self.settings.targets[attempt.target].pool.0,
             member: attempt.lease.member().clone(),
             trial: attempt.lease.is_trial(),
+            span: x.record.span.attempt(),
         }
     }
 
@@ -161,6 +165,7 @@ impl<'a> Ground<'a> {
             template: &self.snapshot.peers[asked.pool_id][asked.member.server],
             rewritten,
             target: asked.target,
+            trace: asked.span.context(x.record.trace),
             shared,
             started: Instant::now(),
         }
@@ -296,7 +301,7 @@ impl Relay<'_> {
             return Box::pin(self.race(session, x, upload, attempt, after)).await;
         }
         let shared = self.shares_time(session.req_header(), x, upload);
-        let asked = ground.asked(&attempt);
+        let asked = ground.asked(x, &attempt);
         let leg = ground.leg(x, &asked, shared);
         let result = leg.ask(Side::Live { session, upload }, attempt.lease).await;
         (asked, result)
@@ -452,10 +457,18 @@ fn name(ground: &Ground<'_>, asked: &Asked) -> (String, String) {
 
 pub(super) fn note(ground: &Ground<'_>, x: &mut Exchange, asked: &Asked, result: &str) {
     let (pool, server) = name(ground, asked);
+    let asked_at = &ground.gateway().pools[asked.pool_id];
+    let model = || {
+        let public = x.record.model.as_deref();
+        let gateway = ground.gateway();
+        gateway.own_model(ground.route, asked.target, public, x.is_audio())
+    };
+    let span = (asked.span).end(&asked_at.config, asked_at.server(&asked.member), model);
     x.record.attempts.push(AttemptNote {
         pool,
         server,
         result: result.to_owned(),
+        span,
     });
 }
 

@@ -9,11 +9,13 @@ use super::peer::PeerTemplate;
 use crate::config::{Auth, Pool, Server};
 use crate::transform::fields::Edits;
 use crate::transform::{headers, path};
+use crate::unit::TraceContext;
 
 /// What a head is written from, besides the client's own.
 pub(super) struct Writing<'a> {
     pub(super) edge: &'a Edge,
     pub(super) x: &'a Exchange,
+    pub(super) trace: Option<TraceContext>,
     pub(super) pool: &'a Pool,
     pub(super) server: &'a Server,
     /// What becomes of the client's credentials.
@@ -35,7 +37,7 @@ impl Writing<'_> {
         let target = path::to_server(&x.record.path, query, pool, server, self.auth);
         let hop = headers::Hop {
             request_id: &x.record.request_id,
-            traceparent: &x.record.traceparent,
+            trace: self.trace,
             via: &self.edge.via,
             client: x.record.client,
             host: super::head::host(client),

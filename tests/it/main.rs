@@ -25,6 +25,8 @@ mod layers;
 mod lifecycle;
 mod listeners;
 mod observe;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod page;
 mod regression;
 mod reload;

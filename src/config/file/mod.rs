@@ -13,7 +13,7 @@ use serde_json::Value;
 pub(crate) use forms::{List, OrFalse, Ordered, RetryOn, ServerList};
 
 use super::kind::{Kind, Warming};
-use crate::unit::{Percent, Size, Span};
+use crate::unit::{Fraction, Percent, Size, Span};
 
 /// A whole file.
 #[derive(Debug, Default, serde::Deserialize, JsonSchema)]
@@ -36,6 +36,8 @@ pub(crate) struct File {
     pub(crate) log: Log,
     /// How the program stops.
     pub(crate) shutdown: Shutdown,
+    /// OpenTelemetry traces, in a program built with `--features otlp`. Default: none.
+    pub(crate) tracing: Option<Tracing>,
 }
 
 /// One address clients connect to.
@@ -576,4 +578,21 @@ pub(crate) struct Shutdown {
     pub(crate) drain: Option<Span>,
     /// Time requests in flight may take after that. Default 60s.
     pub(crate) grace: Option<Span>,
+}
+
+/// OpenTelemetry traces: a span for each request and one for each attempt. What is left out is
+/// taken from the variables of OpenTelemetry; they do nothing without this key.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Tracing {
+    /// A collector that takes OTLP over HTTP; `/v1/traces` is added. Default:
+    /// `$OTEL_EXPORTER_OTLP_ENDPOINT`, else `http://localhost:4318`.
+    pub(crate) otlp: Option<String>,
+    /// Share of the requests that are traced; a caller that sends `traceparent` decides itself.
+    /// Default: `$OTEL_TRACES_SAMPLER_ARG` (a number from 0 to 1), else 5%.
+    pub(crate) sample: Option<Fraction>,
+    /// Headers the collector wants, such as a key. Default: `$OTEL_EXPORTER_OTLP_HEADERS`.
+    pub(crate) headers: BTreeMap<String, String>,
+    /// Default: `$OTEL_SERVICE_NAME`, else `trunkline`.
+    pub(crate) service_name: Option<String>,
 }

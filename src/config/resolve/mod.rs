@@ -5,6 +5,7 @@ mod admin;
 mod listeners;
 mod pools;
 mod routes;
+mod tracing;
 
 use std::path::{Path, PathBuf};
 
@@ -48,6 +49,7 @@ pub(super) fn resolve(
     let default_max_body = file.limits.max_body.unwrap_or(Size::mib(100)).0;
     let routes = resolver.routes(&file.routes, &pools, default_max_body);
     resolver.unused(&pools, &file.routes);
+    let tracing = resolver.tracing(&file);
     let seconds = |span: Option<Span>, default| span.unwrap_or(Span::secs(default)).0;
     Some(Config {
         listeners,
@@ -73,6 +75,7 @@ pub(super) fn resolve(
             drain: seconds(file.shutdown.drain, 0),
             grace: seconds(file.shutdown.grace, 60),
         },
+        tracing,
         files: resolver.files,
     })
 }

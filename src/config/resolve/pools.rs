@@ -426,7 +426,7 @@ fn is_ourselves(url: &ServerUrl, listener: SocketAddr) -> bool {
     }
 }
 
-fn header_name(text: &str) -> Result<HeaderName, String> {
+pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
     let name: HeaderName = text
         .parse()
         .map_err(|_| format!("`{text}` is not a header name"))?;
