@@ -34,6 +34,15 @@
 mod cli;
 mod command;
 mod config;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the relay does not ask for it yet"
+    )
+)]
+mod dialect;
 mod gateway;
 mod inspect;
 mod observe;
