@@ -23,6 +23,7 @@ mod layers;
 mod lifecycle;
 mod listeners;
 mod observe;
+mod ollama;
 mod page;
 mod regression;
 mod reload;

@@ -92,20 +92,16 @@ struct Tag {
     modified_at: Option<String>,
 }
 
-/// A good answer that came whole, and the tokens it took.
-pub(crate) fn whole(
-    expected: &Expected,
-    stamp: &Stamp,
-    body: &[u8],
-) -> Result<(Vec<u8>, Tokens), Broken> {
+/// A good answer that came whole.
+pub(crate) fn whole(expected: &Expected, stamp: &Stamp, body: &[u8]) -> Result<Vec<u8>, Broken> {
     match expected.form {
         Form::Chat | Form::Completion => answer(expected, stamp, body),
         Form::Embeddings => embeddings(expected, body),
-        Form::Models => models(body).map(|body| (body, Tokens::default())),
+        Form::Models => models(body),
     }
 }
 
-fn answer(expected: &Expected, stamp: &Stamp, body: &[u8]) -> Result<(Vec<u8>, Tokens), Broken> {
+fn answer(expected: &Expected, stamp: &Stamp, body: &[u8]) -> Result<Vec<u8>, Broken> {
     let line = Line::read(body)?;
     let tokens = line.tokens();
     let created = line.created_at.as_deref().and_then(seconds);
@@ -125,7 +121,7 @@ fn answer(expected: &Expected, stamp: &Stamp, body: &[u8]) -> Result<(Vec<u8>, T
             logprobs: line.logprobs(),
             finish_reason: line.finish_reason(false),
         };
-        return Ok((reply(head, object, expected, choice, tokens), tokens));
+        return Ok(reply(head, object, expected, choice, tokens));
     }
     let message = line.message.as_ref().ok_or_else(missing)?;
     let calls = message.tool_calls.as_deref().unwrap_or_default();
@@ -146,7 +142,7 @@ fn answer(expected: &Expected, stamp: &Stamp, body: &[u8]) -> Result<(Vec<u8>, T
             tool_calls: calls,
         },
     };
-    Ok((reply(head, object, expected, choice, tokens), tokens))
+    Ok(reply(head, object, expected, choice, tokens))
 }
 
 fn reply<C: Serialize>(
@@ -167,7 +163,7 @@ fn reply<C: Serialize>(
     })
 }
 
-fn embeddings(expected: &Expected, body: &[u8]) -> Result<(Vec<u8>, Tokens), Broken> {
+fn embeddings(expected: &Expected, body: &[u8]) -> Result<Vec<u8>, Broken> {
     let embedded: Embedded = match serde_json::from_slice(body) {
         Ok(embedded) => embedded,
         // it may say why it has none
@@ -178,10 +174,7 @@ fn embeddings(expected: &Expected, body: &[u8]) -> Result<(Vec<u8>, Tokens), Bro
             return Err(said.unwrap_or_else(|| Broken::garbled(&error)));
         }
     };
-    let tokens = Tokens {
-        input: embedded.prompt_eval_count.unwrap_or(0),
-        output: 0,
-    };
+    let tokens = embedded.prompt_eval_count.unwrap_or(0);
     let numbers = |floats: &'_ [f32]| -> String {
         let bytes: Vec<u8> = floats.iter().flat_map(|f| f.to_le_bytes()).collect();
         STANDARD.encode(bytes)
@@ -201,11 +194,11 @@ fn embeddings(expected: &Expected, body: &[u8]) -> Result<(Vec<u8>, Tokens), Bro
             .collect(),
         model: &expected.model,
         usage: EmbeddingUsage {
-            prompt_tokens: tokens.input,
-            total_tokens: tokens.input,
+            prompt_tokens: tokens,
+            total_tokens: tokens,
         },
     };
-    Ok((written(&list), tokens))
+    Ok(written(&list))
 }
 
 fn models(body: &[u8]) -> Result<Vec<u8>, Broken> {
