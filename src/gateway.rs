@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::kind::Dialect;
 use crate::config::{self, Config, PoolId, Zone};
 use crate::inspect::Body;
 use crate::inspect::endpoint::Operation;
@@ -147,6 +148,7 @@ impl Gateway {
                 })
             });
             by_kind
+                || pool.dialect() != Dialect::OpenAi
                 || (pool.asks_for_models() && operation.is_some_and(Operation::has_model))
                 || target.fields != config::Fields::default()
                 || !pool.models.is_empty()

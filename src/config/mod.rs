@@ -28,13 +28,16 @@ pub(crate) use certificate::{Certificate, CertificateFiles};
 pub(crate) use file::{
     Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, TlsVersion, Zone,
 };
-use kind::{Kind, Loading, Warming};
+use kind::{Dialect, Kind, Loading, Warming};
 use pattern::Pattern;
 use problem::Problem;
 pub(crate) use server_url::ServerUrl;
 pub(crate) use tls::Tls;
 
 use crate::unit::{Fraction, Secret};
+
+/// Largest body that is translated, as it has to be in memory for that.
+const MOST_TRANSLATED: u64 = 32 * 1024 * 1024;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -451,8 +454,22 @@ impl Pool {
     /// The largest body in bytes its servers take; `audio` is that of an upload of audio.
     pub(crate) fn largest_body(&self, audio: bool) -> Option<u64> {
         let by_kind = self.kind.and_then(|k| k.traits().max_upload);
+        let translated = (self.dialect() != Dialect::OpenAi).then_some(MOST_TRANSLATED);
         self.max_body
             .or_else(|| by_kind.filter(|_| audio).map(|size| size.0))
+            .or(translated)
+    }
+
+    /// What its servers speak.
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.kind.map_or(Dialect::OpenAi, |k| k.traits().dialect)
+    }
+
+    /// The endpoints its servers have, if a dialect of their own leaves them only some.
+    pub(crate) fn served(&self) -> Option<Vec<&'static str>> {
+        let traits = self.kind?.traits();
+        let few = traits.dialect != Dialect::OpenAi;
+        few.then(|| traits.paths.iter().map(|(path, _)| *path).collect())
     }
 
     /// Whether some server has a bound on what it works on at once.

@@ -26,6 +26,7 @@ mod request;
 mod side;
 pub(crate) mod tls;
 mod tunnel;
+mod words;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -18,6 +18,7 @@ use super::deliver::{Standing, deliver};
 use super::exchange::{Exchange, Stop};
 use super::leg::{Failed, Leg};
 use super::side::{Side, pause, while_client_stays};
+use super::words::Words;
 use super::{Edge, Snapshot, hedge, preload};
 use crate::config::{HashBy, Route};
 use crate::gateway::Gateway;
@@ -29,6 +30,7 @@ use crate::plan::{
 };
 use crate::pool::{Conduct, Member, place};
 use crate::reply;
+use crate::transform::fields::{Edits, Rewritten};
 
 /// What a request is relayed over; the same for all of its attempts.
 #[derive(Clone, Copy)]
@@ -39,6 +41,8 @@ pub(super) struct Ground<'a> {
     /// The index of the route.
     pub(super) route: usize,
     pub(super) body: Option<&'a Body>,
+    /// The request in the words of its targets.
+    pub(super) words: &'a Words,
 }
 
 /// One request on its way through its plan.
@@ -88,12 +92,15 @@ pub(super) async fn relay(
     body: Option<&Body>,
 ) -> Result<(), Stop> {
     let snapshot = x.snapshot.clone();
+    let settings = &snapshot.gateway.config.routes[route];
+    let words = Words::new(&snapshot.gateway, settings, &session.req_header().method, x);
     let ground = Ground {
         edge,
         snapshot: &snapshot,
-        settings: &snapshot.gateway.config.routes[route],
+        settings,
         route,
         body,
+        words: &words,
     };
     if let Some(budget) = snapshot.gateway.budget(route) {
         budget.deposit(Instant::now());
@@ -131,6 +138,7 @@ impl<'a> Ground<'a> {
             complete: upload.is_complete(),
             audio: x.operation.is_some_and(|operation| operation.hears()),
             hash: &|by| hashed(by, head, x),
+            wording: &|target| self.words.wording(target),
             model: &|target| {
                 let public = self.body.and_then(|body| body.text("model"));
                 gateway.own_model(self.route, target, public, false)
@@ -149,13 +157,23 @@ impl<'a> Ground<'a> {
         }
     }
 
+    /// What becomes of the body at a target.
+    pub(super) fn rewritten(&self, x: &Exchange, target: usize) -> Rewritten {
+        let gateway = self.gateway();
+        self.body
+            .map(|body| gateway.rewrite(self.route, target, body, x.operation))
+            .unwrap_or_default()
+    }
+
     /// The leg for an attempt.
     pub(super) fn leg(&self, x: &'a Exchange, asked: &Asked, shared: bool) -> Leg<'a> {
         let gateway = self.gateway();
-        let rewritten = self
-            .body
-            .map(|body| gateway.rewrite(self.route, asked.target, body, x.operation))
-            .unwrap_or_default();
+        let words = self.words.of(asked.target);
+        let mut rewritten = self.rewritten(x, asked.target);
+        if words.is_some() {
+            // they are in the words
+            rewritten.edits = Edits::default();
+        }
         Leg {
             edge: self.edge,
             x,
@@ -164,6 +182,7 @@ impl<'a> Ground<'a> {
             metrics: &gateway.pool_metrics[asked.pool_id],
             template: &self.snapshot.peers[asked.pool_id][asked.member.server],
             rewritten,
+            words,
             target: asked.target,
             trace: asked.span.context(x.record.trace),
             shared,
@@ -265,6 +284,11 @@ impl Relay<'_> {
                 Ok(Next::Ask(attempt)) => Some(Ok(attempt)),
                 Ok(Next::ReadBody) => {
                     Box::pin(read_body(session, x, upload)).await?;
+                    None
+                }
+                Ok(Next::Translate { target }) => {
+                    Box::pin(read_body(session, x, upload)).await?;
+                    Box::pin(ground.translate(x, upload, target)).await?;
                     None
                 }
                 // what few requests need must not make every one of them larger
@@ -433,6 +457,10 @@ fn nobody(ground: &Ground<'_>, x: &Exchange, upload: &Upload, spent: Spent) -> r
             let length = upload.length().unwrap_or(0);
             // whoever would take it may only be down
             let refusal = gateway.too_large(ground.route, x.home, audio, length);
+            refusal.unwrap_or_else(down)
+        }
+        Spent::Passed(Refusal::Wordless) => {
+            let refusal = ground.words.refusal(x, &names);
             refusal.unwrap_or_else(down)
         }
         Spent::Passed(Refusal::Zone) if pools.is_empty() => reply::nobody_at_home(&names),

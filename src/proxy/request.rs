@@ -25,6 +25,8 @@ pub(super) struct Writing<'a> {
     /// Of the body as it arrives, if it is known.
     pub(super) length: Option<u64>,
     pub(super) http2: bool,
+    /// The body is not the client's: its server speaks another dialect.
+    pub(super) translated: bool,
 }
 
 impl Writing<'_> {
@@ -54,6 +56,11 @@ impl Writing<'_> {
         }
         for (name, value) in sent {
             let _ = head.append_header(name, value);
+        }
+        if self.translated {
+            set(&mut head, header::CONTENT_TYPE, "application/json");
+            // what is packed could not be translated
+            head.remove_header(&header::ACCEPT_ENCODING);
         }
         self.frame(&mut head, &client.method);
         if x.upgrade {

@@ -25,6 +25,7 @@ mod layers;
 mod lifecycle;
 mod listeners;
 mod observe;
+mod ollama;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod page;

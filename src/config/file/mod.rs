@@ -135,7 +135,7 @@ pub(crate) struct Pool {
     /// Where requests wait for a slot.
     pub(crate) queue: Queue,
     /// What happens to a request when a server still loads its model: it waits there, or skips to
-    /// the next one. Default `skip`, for `ollama` `wait`.
+    /// the next one. Default `skip`, for Ollama `wait`.
     pub(crate) warming: Option<Warming>,
     /// Bytes of audio, behind any container header, by which a spoken answer counts as begun.
     /// Default 1.
@@ -145,7 +145,7 @@ pub(crate) struct Pool {
     /// Whether somebody bills each request. Default: `paid` for cloud kinds.
     pub(crate) cost: Option<Cost>,
     /// Largest request body the servers take. Larger ones go to the next pool. Default: the
-    /// kind's limit for uploads of audio, else none.
+    /// kind's limit for uploads of audio, 32 MiB for `ollama-native`, else none.
     pub(crate) max_body: Option<Size>,
     /// Speak HTTP/2 to the servers: by agreement over TLS, by prior knowledge without. Default
     /// `false`.
