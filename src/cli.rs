@@ -51,6 +51,9 @@ enum Command {
     /// Show the configuration in effect, or the schema of the file.
     #[command(subcommand)]
     Config(Config),
+    /// Make keys for clients.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Serve in the background, and say when it does.
     Start(Start),
     /// Stop what `start` started: requests in flight are finished.
@@ -225,6 +228,22 @@ pub(crate) struct HealthCheck {
     pub(crate) timeout: u64,
 }
 
+/// What `key` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key, shown once, and its hash for the file.
+    New {
+        /// The name of the client, for logs and metrics.
+        #[arg(default_value = "client")]
+        name: String,
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        format: Output,
+    },
+    /// Print the hash of the key on standard input.
+    Hash,
+}
+
 #[derive(Debug, Subcommand)]
 enum Config {
     /// Print the configuration in effect, defaults filled in, secrets redacted.
@@ -304,6 +323,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Route(route)) => command::route::run(&route),
         Some(Command::Config(Config::Show { config })) => command::config::show(config.as_deref()),
         Some(Command::Config(Config::Schema)) => command::config::schema(),
+        Some(Command::Key(key)) => command::key::run(&key),
         Some(Command::Start(start)) => command::background::start(&start),
         Some(Command::Stop(stop)) => command::background::stop(&stop),
         Some(Command::Upgrade(remote)) => command::remote::upgrade(&remote),

@@ -11,6 +11,8 @@ use crate::config::kind::Dialect;
 use crate::config::{self, Config, PoolId, Zone};
 use crate::inspect::Body;
 use crate::inspect::endpoint::Operation;
+use crate::keyring::Keyring;
+use crate::limit::Limits;
 use crate::observe::metrics::{Metrics, PoolMetrics, RouteMetrics};
 use crate::observe::status::{FirstByte, PoolStatus, RouteStatus, ServerStatus};
 use crate::plan::Budget;
@@ -23,6 +25,8 @@ use crate::transform::fields::{self, Rewritten};
 pub(crate) struct Gateway {
     pub(crate) config: Config,
     table: RouteTable,
+    pub(crate) keyring: Keyring,
+    pub(crate) limits: Limits,
     pub(crate) pools: Vec<Arc<Pool>>,
     budgets: Vec<Option<Budget>>,
     /// In the order of the routes.
@@ -63,6 +67,8 @@ impl Gateway {
             .collect();
         Gateway {
             table: RouteTable::new(&config.routes),
+            keyring: Keyring::new(&config.keys),
+            limits: Limits::new(&config, old.map(|old| (&old.config, &old.limits))),
             budgets: config
                 .routes
                 .iter()

@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use crate::inspect::BodyError;
+use crate::limit::{Exceeded, Short, Unit};
 use crate::plan::{Outcome, Phase};
 use crate::unit::{Size, printable};
 
@@ -38,6 +39,11 @@ pub(crate) const CODES: &[&str] = &[
     "model_not_found",
     "body_too_large",
     "request_timeout",
+    "invalid_api_key",
+    "api_key_expired",
+    "model_not_allowed",
+    "route_not_allowed",
+    "rate_limit_exceeded",
     "queue_full",
     "queue_timeout",
     "internal_error",
@@ -50,10 +56,10 @@ pub(crate) const CODES: &[&str] = &[
 ];
 
 fn error(status: StatusCode, code: &'static str, message: &str, param: Option<&str>) -> Reply {
-    let kind = if status.is_server_error() {
-        "server_error"
-    } else {
-        "invalid_request_error"
+    let kind = match status {
+        status if status.is_server_error() => "server_error",
+        StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+        _ => "invalid_request_error",
     };
     let body =
         json!({ "error": { "message": message, "type": kind, "param": param, "code": code } });
@@ -168,6 +174,94 @@ pub(crate) fn not_served(method: &str, path: &str, pools: &str) -> Reply {
         printable(path)
     );
     error(StatusCode::NOT_FOUND, "no_route", &message, None)
+}
+
+// === who asks may not ===
+
+pub(crate) fn api_key_missing() -> Reply {
+    let message = "This proxy asks for an API key: send it as `Authorization: Bearer KEY` (in the SDKs, `api_key`).";
+    no_key("invalid_api_key", message)
+}
+
+pub(crate) fn invalid_api_key() -> Reply {
+    no_key("invalid_api_key", "This API key is not known here.")
+}
+
+pub(crate) fn api_key_expired() -> Reply {
+    no_key(
+        "api_key_expired",
+        "This API key has expired; ask the operator of this proxy for another one.",
+    )
+}
+
+fn no_key(code: &'static str, message: &str) -> Reply {
+    let mut reply = error(StatusCode::UNAUTHORIZED, code, message, None);
+    let challenge = HeaderValue::from_static("Bearer");
+    reply.headers.push((header::WWW_AUTHENTICATE, challenge));
+    final_word(reply)
+}
+
+pub(crate) fn model_not_allowed(model: Option<&str>) -> Reply {
+    let message = match model {
+        Some(model) => format!(
+            "This API key may not ask for the model `{}`. GET /v1/models lists those it may.",
+            printable(model)
+        ),
+        None => {
+            "This API key may only ask for certain models, and the request names none.".to_owned()
+        }
+    };
+    let status = StatusCode::FORBIDDEN;
+    final_word(error(status, "model_not_allowed", &message, Some("model")))
+}
+
+pub(crate) fn route_not_allowed(route: &str) -> Reply {
+    let message = format!("This API key may not use the route `{route}`.");
+    final_word(error(
+        StatusCode::FORBIDDEN,
+        "route_not_allowed",
+        &message,
+        None,
+    ))
+}
+
+/// `whose`: the key, the address or the route.
+pub(crate) fn rate_limited(whose: &str, exceeded: &Exceeded) -> Reply {
+    let Exceeded {
+        unit,
+        limit,
+        asked,
+        short,
+    } = exceeded;
+    let what = match unit {
+        Unit::Requests => "requests per minute",
+        Unit::Concurrent => "requests at once",
+        Unit::Tokens => "tokens per minute",
+        Unit::Characters => "characters per minute",
+        Unit::AudioSeconds => "seconds of audio per minute",
+        Unit::Bytes => "bytes per minute",
+    };
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    let reply = |message: &str| error(status, "rate_limit_exceeded", message, None);
+    match short {
+        Short::Wait(wait) => {
+            let seconds = wait.as_secs_f64();
+            let message = format!(
+                "Rate limit reached for this {whose}: {limit} {what}. Please try again in {seconds:.3}s."
+            );
+            let mut reply = try_again(reply(&message), *wait);
+            let milliseconds = HeaderValue::from(wait.as_millis().max(1) as u64);
+            let name = HeaderName::from_static("retry-after-ms");
+            reply.headers.push((name, milliseconds));
+            reply
+        }
+        Short::Never => {
+            let message = format!(
+                "This request is too large for this {whose}: it asks for {asked}, and the limit is {limit} {what}."
+            );
+            final_word(reply(&message))
+        }
+    }
 }
 
 // === we or the servers are ===

@@ -8,8 +8,8 @@ use crate::cli::OK;
 use crate::command::source;
 use crate::config::pattern::Pattern;
 use crate::config::{
-    self, AccessLog, Admin, Config, Cors, Fields, Health, Hedge, HedgeAfter, ListenerTls, Match,
-    Names, Pool, RetryOn, Route, Server, Timeouts, Tracing,
+    self, AccessLog, Admin, Config, Cors, Fields, Health, Hedge, HedgeAfter, Key, ListenerTls,
+    Match, Names, Pool, Quota, RetryOn, Route, Server, Timeouts, Tracing,
 };
 use crate::unit::Span;
 
@@ -81,6 +81,32 @@ fn admin(admin: &Admin) -> Value {
     ])
 }
 
+fn key(key: &Key) -> Value {
+    let expires = key
+        .expires
+        .map(|end| humantime::format_rfc3339(end).to_string());
+    object(vec![
+        ("name", key.name.clone().into()),
+        ("hash", key.hash.to_string().into()),
+        ("models", patterns(&key.models)),
+        ("routes", key.routes.clone().into()),
+        ("zone", json!(key.zone)),
+        ("limits", quota(&key.limits)),
+        ("expires", expires.into()),
+    ])
+}
+
+fn quota(quota: &Quota) -> Value {
+    object(vec![
+        ("rpm", quota.requests.into()),
+        ("tpm", quota.tokens.into()),
+        ("concurrent", quota.concurrent.into()),
+        ("characters", quota.characters.into()),
+        ("audio_seconds", quota.audio_seconds.into()),
+        ("bytes", quota.bytes.map(|n| format!("{n}B")).into()),
+    ])
+}
+
 fn effective(config: &Config) -> Value {
     let listeners = config.listeners.iter().map(|listener| {
         let cors = listener.cors.as_ref().map(|cors| match cors {
@@ -114,12 +140,14 @@ fn effective(config: &Config) -> Value {
             "routes",
             config.routes.iter().map(|r| route(config, r)).collect(),
         ),
+        ("keys", config.keys.iter().map(key).collect()),
         (
             "limits",
             json!({
                 "connections": config.limits.connections,
                 "header_timeout": span(config.limits.header_timeout),
                 "body_timeout": span(config.limits.body_timeout),
+                "per_ip": quota(&config.limits.per_ip),
             }),
         ),
         (
@@ -386,6 +414,7 @@ fn route(config: &Config, route: &Route) -> Value {
         ("fallback", fallback.collect()),
         ("retry", retry),
         ("max_body", size(Some(route.max_body))),
+        ("limits", quota(&route.limits)),
         ("priority", json!(route.priority)),
         ("zone", json!(route.zone)),
         ("hedge", route.hedge.as_ref().map_or(Value::Null, hedge)),

@@ -7,6 +7,7 @@ mod conductor;
 pub(crate) mod config;
 mod embedded;
 pub(crate) mod healthcheck;
+pub(crate) mod key;
 mod listeners;
 mod logger;
 pub(crate) mod reference;

@@ -6,6 +6,7 @@
 mod admin;
 mod certificate;
 pub(crate) mod file;
+mod keys;
 pub(crate) mod kind;
 pub(crate) mod pattern;
 pub(crate) mod problem;
@@ -28,6 +29,7 @@ pub(crate) use certificate::{Certificate, CertificateFiles};
 pub(crate) use file::{
     Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, TlsVersion, Zone,
 };
+pub(crate) use keys::{Key, KeyHash, Quota};
 use kind::{Dialect, Kind, Loading, Warming};
 use pattern::Pattern;
 use problem::Problem;
@@ -47,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) admin: Option<Admin>,
     pub(crate) pools: Vec<Pool>,
     pub(crate) routes: Vec<Route>,
+    /// Of clients; empty if nobody needs one.
+    pub(crate) keys: Vec<Key>,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) shutdown: Shutdown,
@@ -224,6 +228,7 @@ pub(crate) struct Route {
     /// Largest request body in bytes.
     pub(crate) max_body: u64,
     pub(crate) priority: Priority,
+    pub(crate) limits: Quota,
     /// No pool outside of this zone is asked.
     pub(crate) zone: Option<Zone>,
     pub(crate) hedge: Option<Hedge>,
@@ -289,6 +294,8 @@ pub(crate) struct Limits {
     pub(crate) header_timeout: Option<Duration>,
     /// `None` is no limit.
     pub(crate) body_timeout: Option<Duration>,
+    /// Of each address.
+    pub(crate) per_ip: Quota,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -364,7 +371,9 @@ pub(crate) fn without_secrets(text: &str) -> String {
         Some(tree) => tree.secrets().into_iter().for_each(mask),
         // what is not YAML has no values; then everything behind the word goes
         None => {
-            for (at, word) in text.match_indices("api_key") {
+            let words = ["api_key", "token", "key:"];
+            let found = words.iter().flat_map(|word| text.match_indices(word));
+            for (at, word) in found.collect::<Vec<_>>() {
                 let start = at + word.len();
                 let end = text[start..]
                     .find('\n')
@@ -388,9 +397,7 @@ fn later(key: &str) -> Option<&'static str> {
     const LATER: &[&str] = &[
         "cache",
         "connections_per_ip",
-        "limits",
         "min_rate",
-        "keys",
         "memory",
         "mirror",
         "split",

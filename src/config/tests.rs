@@ -333,8 +333,8 @@ fn admin_endpoints_that_others_can_reach_ask_for_something() {
 #[test]
 fn planned_keys_say_so_instead_of_being_ignored() {
     check(
-        &around("limits: { rpm: 64 }", ""),
-        &["unknown key `limits` (this key is planned"],
+        &around("memory: { messages: 20 }", ""),
+        &["unknown key `memory` (this key is planned"],
     );
 }
 

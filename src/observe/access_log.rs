@@ -196,6 +196,8 @@ struct JsonLine<'a> {
     tls: Option<&'a str>,
     status: u16,
     termination: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
     route: Option<&'a str>,
     pool: Option<&'a str>,
     server: Option<&'a str>,
@@ -250,6 +252,7 @@ fn json_line(record: &Record) -> String {
         tls: record.tls,
         status: record.status,
         termination: record.termination.label(),
+        key: record.key.as_deref(),
         route: record.route.as_deref(),
         pool: record.server.as_ref().map(|(pool, _)| pool.as_str()),
         server: record.server.as_ref().map(|(_, server)| server.as_str()),

@@ -121,6 +121,14 @@ pub(crate) struct Metrics {
     pub(crate) demo: IntGauge,
     /// By reason.
     pub(crate) admin_rejected: IntCounterVec,
+    /// By reason.
+    pub(crate) keys_refused: IntCounterVec,
+    /// By whose limit it was, and of what.
+    pub(crate) rate_limited: IntCounterVec,
+    /// By key and class of status.
+    pub(crate) key_requests: IntCounterVec,
+    /// By key and kind.
+    pub(crate) key_tokens: IntCounterVec,
     log_dropped: IntCounter,
 }
 
@@ -342,6 +350,10 @@ impl Metrics {
             reload_successful: make.register(IntGauge::new("trunkline_config_last_reload_successful", "Whether the last configuration was put into service.")),
             reload_timestamp: make.register(Gauge::new("trunkline_config_last_reload_success_timestamp_seconds", "When the configuration in service was put there.")),
             last_reload: Mutex::new(None),
+            keys_refused: make.counter("api_keys_refused_total", "Requests without a good API key.", &["reason"]),
+            rate_limited: make.counter("rate_limited_total", "Requests refused by a limit.", &["scope", "limit"]),
+            key_requests: make.counter("key_requests_total", "Requests by API key and class of status.", &["key", "code"]),
+            key_tokens: make.counter("key_tokens_total", "Tokens by API key.", &["key", "type"]),
             admin_rejected: make.counter("admin_rejected_total", "Requests at the admin listener that were refused.", &["reason"]),
             demo: make.register(IntGauge::new("trunkline_demo_mode", "1 while stand-ins serve.")),
             log_dropped: make.register(IntCounter::new("trunkline_log_lines_dropped_total", "Access log lines that were dropped.")),
@@ -483,6 +495,7 @@ impl Metrics {
                 backoff: std::time::Duration::ZERO,
             },
             max_body: 0,
+            limits: crate::config::Quota::default(),
             priority: crate::config::Priority::default(),
             zone: None,
             hedge: None,
@@ -492,6 +505,7 @@ impl Metrics {
             admin: None,
             pools: Vec::new(),
             routes: Vec::new(),
+            keys: Vec::new(),
             limits: crate::config::Limits::default(),
             log: crate::config::Log::default(),
             shutdown: crate::config::Shutdown::default(),

@@ -85,6 +85,8 @@ pub(crate) struct Record {
     /// The voice the server was asked for, if it is another one.
     pub(crate) voice_served: Option<String>,
     pub(crate) stream: bool,
+    /// The name of the key it was asked with.
+    pub(crate) key: Option<String>,
     pub(crate) route: Option<String>,
     /// Who answered: pool and server.
     pub(crate) server: Option<(String, String)>,

@@ -80,7 +80,7 @@ impl Proxy {
             let headers = head.headers.get("access-control-request-headers");
             return Err(reply::preflight(headers).into());
         }
-        Ok(())
+        self.let_in(head, x)
     }
 
     /// Reads as much as the decision needs, and decides.
@@ -101,14 +101,15 @@ impl Proxy {
             gateway.find(&head::asked(session.req_header(), &path), known)
         };
         if x.operation == Some(Operation::Realtime) && upload.length() == Some(0) {
-            return Self::route_realtime(session, x, &path);
+            return self.route_realtime(session, x, &path);
         }
         let mut lookup = find(session, Known::Length(upload.length()));
+        let understand = self.must_understand(x);
         let fields = match lookup {
             Lookup::Found(route) => {
-                gateway.rewrites(route, x.operation) && upload.length() != Some(0)
+                (gateway.rewrites(route, x.operation) || understand) && upload.length() != Some(0)
             }
-            Lookup::ReadBody { fields } => fields,
+            Lookup::ReadBody { fields } => fields || understand,
             Lookup::Missing { .. } => false,
         };
         let mut limit = gateway.largest_body();
@@ -141,6 +142,7 @@ impl Proxy {
         match lookup {
             Lookup::Found(route) => {
                 upload.limit(gateway.config.routes[route].max_body)?;
+                self.let_through(x, route, upload.length())?;
                 Ok((route, body))
             }
             Lookup::Missing { model: true } => Err(reply::model_not_found(
@@ -153,6 +155,7 @@ impl Proxy {
 
     /// A realtime conversation names its model in the query.
     fn route_realtime(
+        &self,
         session: &Session,
         x: &mut Exchange,
         path: &str,
@@ -171,7 +174,10 @@ impl Proxy {
             .and_then(|b| b.text("model"))
             .map(str::to_owned);
         match gateway.find(&head::asked(head, path), known) {
-            Lookup::Found(route) => Ok((route, None)),
+            Lookup::Found(route) => {
+                self.let_through(x, route, None)?;
+                Ok((route, None))
+            }
             Lookup::Missing { model: true } => {
                 Err(reply::model_not_found(x.record.model.as_deref()).into())
             }

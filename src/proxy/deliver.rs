@@ -376,7 +376,12 @@ fn response_head(
             let _ = head.insert_header(name, value);
         }
     }
+    // a server that refuses says by which limit of its own
+    let theirs = answer.status() == 429;
     for (name, value) in &x.answer_headers {
+        if theirs && name.as_str().starts_with("x-ratelimit-") && head.headers.contains_key(name) {
+            continue;
+        }
         let _ = match *name == header::VARY {
             true => head.append_header(name.clone(), value.clone()).map(drop),
             false => head.insert_header(name.clone(), value.clone()),

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 use prometheus::IntGauge;
 
 use super::Snapshot;
+use super::access::Taken;
 use super::body::Upload;
 use super::connection::Answer;
 use crate::config::Pool;
@@ -26,6 +27,10 @@ pub(crate) struct Exchange {
     /// The index of the route's target that answered.
     pub(super) target: Option<usize>,
     pub(super) operation: Option<Operation>,
+    /// The index of the key that was shown.
+    pub(super) key: Option<usize>,
+    /// Of its limits.
+    pub(super) taken: Taken,
     /// Only pools at home may be asked.
     pub(super) home: bool,
     /// The connection is to become a WebSocket.
@@ -76,6 +81,8 @@ impl Exchange {
             route: None,
             target: None,
             operation: None,
+            key: None,
+            taken: Taken::default(),
             home: false,
             upgrade: false,
             patience: None,
@@ -148,6 +155,7 @@ impl Exchange {
 
     /// Counts the finished request.
     pub(super) fn finish(&mut self) {
+        self.settle();
         let record = &mut self.record;
         if record.times.total.is_zero() {
             record.times.total = self.started.elapsed();

@@ -6,6 +6,7 @@
 //! that trait only `request_filter` was left, as the relay is ours, and around it stood a parser's
 //! error page that nobody could give our shape, nor log, nor count.
 
+mod access;
 mod account;
 mod admit;
 mod body;
@@ -261,6 +262,7 @@ impl Proxy {
     /// Counts a request that is over.
     fn finish(&self, x: &mut Exchange) {
         x.finish();
+        x.count_key(&self.edge.metrics);
         self.edge.access_log.write(&x.record);
         self.edge.failures.note(&x.record);
         self.edge.tracer.finish(&mut x.record);

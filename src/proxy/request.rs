@@ -37,6 +37,7 @@ impl Writing<'_> {
         let renamed = x.realtime_query(query, pool);
         let query = renamed.as_deref().or(query);
         let target = path::to_server(&x.record.path, query, pool, server, self.auth);
+        let gateway = &x.snapshot.gateway;
         let hop = headers::Hop {
             request_id: &x.record.request_id,
             trace: self.trace,
@@ -44,6 +45,7 @@ impl Writing<'_> {
             client: x.record.client,
             host: super::head::host(client),
             secure: x.record.tls.is_some(),
+            is_ours: &|credential| gateway.keyring.knows(&gateway.config.keys, credential),
         };
         let sent = headers::to_server(&client.headers, pool, server, self.auth, &hop);
         let method = client.method.clone();

@@ -66,6 +66,8 @@ pub(crate) struct Hop<'a> {
     pub(crate) host: Option<&'a str>,
     /// The client came with TLS.
     pub(crate) secure: bool,
+    /// Whether a credential is a key of ours, which goes nowhere.
+    pub(crate) is_ours: &'a dyn Fn(&[u8]) -> bool,
 }
 
 /// The headers that `server` of `pool` gets, but for host and framing. `auth` says what becomes of
@@ -84,7 +86,8 @@ pub(crate) fn to_server(
         let text = name.as_str();
         let dropped = HOP_BY_HOP.contains(&text)
             || OURS.contains(&text)
-            || (auth != Auth::Passthrough && CREDENTIALS.contains(&text))
+            || (CREDENTIALS.contains(&text)
+                && (auth != Auth::Passthrough || (hop.is_ours)(value.as_bytes())))
             // some servers take `_` for `-`, so such a name could be another header in disguise
             || text.contains('_')
             || nominated.iter().any(|n| n.eq_ignore_ascii_case(text))
@@ -93,8 +96,9 @@ pub(crate) fn to_server(
         if dropped {
             continue;
         }
-        if name == header::SEC_WEBSOCKET_PROTOCOL && auth != Auth::Passthrough {
-            out.extend(without_key(value).map(|value| (name.clone(), value)));
+        if name == header::SEC_WEBSOCKET_PROTOCOL {
+            let stays = |key: &str| auth == Auth::Passthrough && !(hop.is_ours)(key.as_bytes());
+            out.extend(without_key(value, &stays).map(|value| (name.clone(), value)));
         } else {
             out.push((name.clone(), value.clone()));
         }
@@ -136,16 +140,25 @@ pub(crate) fn to_server(
 
 /// Browsers cannot set headers on a WebSocket, so OpenAI takes a key among the subprotocols (API
 /// reference, "Realtime": `openai-insecure-api-key.KEY`). `None` if nothing else is offered.
-fn without_key(protocols: &HeaderValue) -> Option<HeaderValue> {
-    const KEY: &str = "openai-insecure-api-key.";
+fn without_key(protocols: &HeaderValue, stays: &dyn Fn(&str) -> bool) -> Option<HeaderValue> {
     let offered = protocols.to_str().ok()?;
     let kept: Vec<&str> = offered
         .split(',')
         .map(str::trim)
-        .filter(|protocol| !protocol.to_ascii_lowercase().starts_with(KEY))
+        .filter(|protocol| match key_of_protocol(protocol) {
+            Some(key) => stays(key),
+            None => true,
+        })
         .collect();
     let kept = kept.join(", ");
     (!kept.is_empty()).then(|| HeaderValue::from_str(&kept).ok())?
+}
+
+/// The key that a subprotocol is, if it is one.
+fn key_of_protocol(protocol: &str) -> Option<&str> {
+    const KEY: &str = "openai-insecure-api-key.";
+    let (start, rest) = protocol.split_at_checked(KEY.len())?;
+    start.eq_ignore_ascii_case(KEY).then_some(rest)
 }
 
 /// The headers of a server's answer that the client gets, but for framing. The server's own
@@ -224,6 +237,7 @@ mod tests {
             client: Some([10, 0, 0, 9].into()),
             host: Some("edge"),
             secure: true,
+            is_ours: &|_| false,
         };
         to_server(client, pool, &pool.servers[0], pool.servers[0].auth, &hop)
             .iter()

@@ -8,7 +8,7 @@ const ROWS: &[&[&str]] = &[
     &["unit"],
     &["config"],
     &["inspect"],
-    &["transform", "dialect", "route", "pool"],
+    &["transform", "dialect", "route", "pool", "keyring", "limit"],
     &["plan"],
     &["reply", "observe"],
     &["gateway"],

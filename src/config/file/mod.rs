@@ -30,6 +30,8 @@ pub(crate) struct File {
     pub(crate) pools: Ordered<Pool>,
     /// Required. The routes; the first match wins.
     pub(crate) routes: Vec<Route>,
+    /// Keys of clients. With any, clients must show one; default: none, and nobody is asked.
+    pub(crate) keys: Vec<Key>,
     /// Bounds on what clients may do.
     pub(crate) limits: Limits,
     /// What is logged, and where.
@@ -437,6 +439,9 @@ pub(crate) struct Route {
     pub(crate) fallback: Vec<Fallback>,
     /// Largest request body. Default: that of `limits`.
     pub(crate) max_body: Option<Size>,
+    /// How much may be asked of this route, by all clients together.
+    #[serde(default)]
+    pub(crate) limits: Quota,
     /// Who goes first when slots are scarce. Default `realtime`.
     #[serde(default)]
     pub(crate) priority: Priority,
@@ -506,6 +511,53 @@ struct FallbackMap {
     default: BTreeMap<String, Value>,
 }
 
+/// A key of a client, which shows it as `Authorization: Bearer`, `api-key` or `x-api-key`. It never
+/// leaves this proxy.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Key {
+    /// Required. Its name in logs and metrics.
+    pub(crate) name: String,
+    /// Its hash, `blake3:` and 64 digits, as `trunkline key new` prints it. One of `hash`, `key_file`
+    /// and `key` is required.
+    pub(crate) hash: Option<String>,
+    /// File that holds the key.
+    pub(crate) key_file: Option<String>,
+    /// The key itself.
+    pub(crate) key: Option<String>,
+    /// Models it may ask for. Default: all.
+    #[serde(default)]
+    pub(crate) models: List<String>,
+    /// Routes it may take, by name. Default: all.
+    #[serde(default)]
+    pub(crate) routes: List<String>,
+    /// `home`: its requests are served by pools at home only.
+    pub(crate) zone: Option<Zone>,
+    /// How much it may ask for.
+    #[serde(default)]
+    pub(crate) limits: Quota,
+    /// A day, which is the first one it is not good on, or a moment of RFC 3339. Default: never.
+    pub(crate) expires: Option<String>,
+}
+
+/// How much may be asked for. What is left out is not limited.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Quota {
+    /// Requests in a minute.
+    pub(crate) rpm: Option<u64>,
+    /// Tokens in a minute, of requests and answers.
+    pub(crate) tpm: Option<u64>,
+    /// Requests in flight at once.
+    pub(crate) concurrent: Option<u64>,
+    /// Characters of text to speak, in a minute.
+    pub(crate) characters: Option<u64>,
+    /// Seconds of audio, spoken or sent, in a minute.
+    pub(crate) audio_seconds: Option<u64>,
+    /// Size of request bodies, in a minute.
+    pub(crate) bytes: Option<Size>,
+}
+
 /// Bounds on what clients may do.
 #[derive(Debug, Default, serde::Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -518,6 +570,8 @@ pub(crate) struct Limits {
     pub(crate) body_timeout: Option<Span>,
     /// Largest request body. Default 100MiB.
     pub(crate) max_body: Option<Size>,
+    /// How much each address may ask for; an IPv6 network of 64 bits counts as one.
+    pub(crate) per_ip: Quota,
 }
 
 /// What is logged, and where.

@@ -2,6 +2,7 @@
 //! default.
 
 mod admin;
+mod keys;
 mod listeners;
 mod pools;
 mod routes;
@@ -28,6 +29,7 @@ pub(super) fn resolve(
         tree,
         folder,
         env,
+        edge_keys: !file.keys.is_empty(),
         files: Vec::new(),
         damaged: problems.iter().any(Problem::is_error),
         problems,
@@ -49,6 +51,7 @@ pub(super) fn resolve(
     let default_max_body = file.limits.max_body.unwrap_or(Size::mib(100)).0;
     let routes = resolver.routes(&file.routes, &pools, default_max_body);
     resolver.unused(&pools, &file.routes);
+    let keys = resolver.keys(&file.keys, &routes);
     let tracing = resolver.tracing(&file);
     let seconds = |span: Option<Span>, default| span.unwrap_or(Span::secs(default)).0;
     Some(Config {
@@ -56,10 +59,12 @@ pub(super) fn resolve(
         admin,
         pools,
         routes,
+        keys,
         limits: Limits {
             connections: file.limits.connections.unwrap_or(10_000) as usize,
             header_timeout: file.limits.header_timeout.unwrap_or(Span::secs(10)).limit(),
             body_timeout: file.limits.body_timeout.unwrap_or(Span::secs(60)).limit(),
+            per_ip: keys::quota(&file.limits.per_ip),
         },
         log: Log {
             level: file.log.level.unwrap_or_default(),
@@ -84,6 +89,8 @@ struct Resolver<'a> {
     tree: &'a Tree,
     folder: &'a Path,
     env: &'a dyn Fn(&str) -> Option<String>,
+    /// Clients show keys of ours.
+    edge_keys: bool,
     /// Files that were read.
     files: Vec<PathBuf>,
     /// Parts of the file could not be read, so what is absent may only be missing for that.

@@ -234,8 +234,9 @@ impl Resolver<'_> {
         let key = self.key(here, pool.api_key.as_ref(), pool.api_key_file.as_ref());
         let auth = pool.auth.unwrap_or(match (&key, cloud) {
             (Some(_), _) => Auth::Inject,
-            (None, true) => Auth::Passthrough,
-            (None, false) => Auth::None,
+            // what clients show is for us then
+            (None, true) if !self.edge_keys => Auth::Passthrough,
+            (None, _) => Auth::None,
         });
         // servers may have keys of their own
         let own = pool

@@ -77,6 +77,7 @@ impl Resolver<'_> {
                 retry: self.retry(&here.then("retry"), &route.retry),
                 max_body: route.max_body.map_or(default_max_body, |size| size.0),
                 priority: route.priority,
+                limits: super::keys::quota(&route.limits),
                 zone: route.zone,
                 hedge,
             });

@@ -201,17 +201,19 @@ impl Tree {
             })
     }
 
-    /// Where secrets are written: values of `api_key` and `token`, those that `headers.set` sets, and those of
-    /// `tracing.headers`.
+    /// Where secrets are written: values of `api_key` and `token`, and of `key` under `keys`; those
+    /// that `headers.set` sets, and those of `tracing.headers`.
     pub(crate) fn secrets(&self) -> Vec<Range<usize>> {
         fn walk(node: &Node, parent: &str, found: &mut Vec<Range<usize>>) {
             match &node.kind {
                 Kind::Scalar(_) => {}
-                Kind::Seq(items) => items.iter().for_each(|item| walk(item, "", found)),
+                Kind::Seq(items) => items.iter().for_each(|item| walk(item, parent, found)),
                 Kind::Map(entries) => {
                     for (key, value) in entries {
                         match (parent, key.text.as_str(), &value.kind) {
-                            (_, "api_key" | "token", _) => found.push(value.span.clone()),
+                            (_, "api_key" | "token", _) | ("keys", "key", _) => {
+                                found.push(value.span.clone())
+                            }
                             ("headers", "set", Kind::Map(set))
                             | ("tracing", "headers", Kind::Map(set)) => {
                                 found.extend(set.iter().map(|(_, value)| value.span.clone()));

@@ -1,0 +1,134 @@
+//! The keys of clients, and limits wherever they stand.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use super::super::file;
+use super::super::pattern::Pattern;
+use super::super::problem::did_you_mean;
+use super::super::tree::{self, at};
+use super::super::{Key, KeyHash, Quota, Route};
+use super::Resolver;
+
+/// Keys shorter than this can be guessed.
+const SHORTEST: usize = 16;
+
+impl Resolver<'_> {
+    pub(super) fn keys(&mut self, keys: &[file::Key], routes: &[Route]) -> Vec<Key> {
+        let mut names: HashMap<&str, usize> = HashMap::new();
+        let mut hashes: HashMap<[u8; 32], &str> = HashMap::new();
+        let mut out = Vec::new();
+        for (n, key) in keys.iter().enumerate() {
+            let here = at!["keys", n];
+            self.name(here.then("name"), "key", &key.name);
+            if let Some(first) = names.insert(&key.name, n) {
+                let name = &key.name;
+                let message = format!("two keys are called `{name}`: the first is keys[{first}]");
+                self.error(here.then("name"), message);
+            }
+            let Some(hash) = self.key_hash(&here, key) else {
+                continue;
+            };
+            if let Some(first) = hashes.insert(hash.0, &key.name) {
+                let message =
+                    format!("it is the same key as `{first}`; nobody could tell them apart");
+                self.error(here.clone(), message);
+            }
+            self.key_routes(&here, key, routes);
+            let expires = key.expires.as_deref().and_then(|text| {
+                let end = self.check(here.then("expires"), parse_date(text))?;
+                if end <= SystemTime::now() {
+                    self.warn(
+                        here.then("expires"),
+                        format!("the key `{}` has expired", key.name),
+                    );
+                }
+                Some(end)
+            });
+            out.push(Key {
+                name: key.name.clone(),
+                hash,
+                models: key.models.0.iter().map(|text| Pattern::new(text)).collect(),
+                routes: key.routes.0.clone(),
+                zone: key.zone,
+                limits: quota(&key.limits),
+                expires,
+            });
+        }
+        out
+    }
+
+    fn key_routes(&mut self, here: &tree::Path, key: &file::Key, routes: &[Route]) {
+        for (n, name) in key.routes.0.iter().enumerate() {
+            if !routes.iter().any(|route| route.name == *name) {
+                let known = routes.iter().map(|route| route.name.as_str());
+                let help = did_you_mean(name, known);
+                let message = format!("route `{name}` is not defined");
+                let place = here.then("routes").then(n);
+                self.report(super::Severity::Error, place, message, help);
+            }
+        }
+    }
+
+    /// The hash, from whichever of the three ways the key is given in.
+    fn key_hash(&mut self, here: &tree::Path, key: &file::Key) -> Option<KeyHash> {
+        let given = [
+            key.hash.is_some(),
+            key.key.is_some(),
+            key.key_file.is_some(),
+        ];
+        if given.iter().filter(|given| **given).count() != 1 {
+            let message = format!(
+                "the key `{}` needs one of `hash`, `key_file` and `key`; `trunkline key new` makes a key and its hash",
+                key.name
+            );
+            self.error(here.clone(), message);
+            return None;
+        }
+        if let Some(hash) = &key.hash {
+            return self.check(here.then("hash"), hash.parse());
+        }
+        let names = ["key", "key_file"];
+        let text = self.secret(here, names, key.key.as_ref(), key.key_file.as_ref());
+        let name = if key.key.is_some() { "key" } else { "key_file" };
+        let Some(text) = text else {
+            if !self.damaged {
+                self.error(here.then(name), format!("the key `{}` is empty", key.name));
+            }
+            return None;
+        };
+        if text.expose().len() < SHORTEST {
+            let message = format!(
+                "the key `{}` has less than {SHORTEST} characters, and can be guessed; `trunkline key new` makes a good one",
+                key.name
+            );
+            self.warn(here.then(name), message);
+        }
+        Some(KeyHash::of(text.expose().as_bytes()))
+    }
+}
+
+/// What a file says of limits.
+pub(super) fn quota(quota: &file::Quota) -> Quota {
+    Quota {
+        requests: quota.rpm,
+        concurrent: quota.concurrent,
+        tokens: quota.tpm,
+        characters: quota.characters,
+        audio_seconds: quota.audio_seconds,
+        bytes: quota.bytes.map(|size| size.0),
+    }
+}
+
+/// `2027-01-01`, the beginning of that day in UTC, or a moment of RFC 3339.
+fn parse_date(text: &str) -> Result<SystemTime, String> {
+    let text = text.trim();
+    let day = format!("{text}T00:00:00Z");
+    humantime::parse_rfc3339_weak(text)
+        .or_else(|_| humantime::parse_rfc3339(&day))
+        .ok()
+        .filter(|time| *time > SystemTime::UNIX_EPOCH + Duration::from_secs(1))
+        .ok_or_else(|| {
+            format!("`{text}` is no date; write `2027-01-01`, which ends with the day before, or `2027-01-01T12:00:00Z`")
+        })
+}
