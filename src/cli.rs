@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::command;
 use crate::config::Level;
@@ -80,6 +80,10 @@ enum Command {
     },
     /// Ask the running proxy whether it is ready; exit 1 if not. For images without a shell.
     Healthcheck(HealthCheck),
+    /// Print completions for a shell.
+    Completions(command::completions::Options),
+    /// Print the manual, of the program or of one command.
+    Man(command::man::Options),
     /// Serve as a stand-in for a voice or LLM server; for tests and benchmarks.
     #[command(hide = true)]
     Standin(StandIn),
@@ -244,6 +248,13 @@ pub(crate) struct StandIn {
     pub(crate) for_seconds: u64,
 }
 
+/// The whole command line, for completions and the manual.
+pub(crate) fn command() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    command
+}
+
 /// Runs what was typed; says with which code to exit.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -264,6 +275,8 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Status { format, remote }) => command::remote::status(&remote, format),
         Some(Command::Config(Config::Reference)) => command::reference::run(),
         Some(Command::Healthcheck(check)) => command::healthcheck::run(&check),
+        Some(Command::Completions(options)) => command::completions::run(&options),
+        Some(Command::Man(options)) => command::man::run(&options),
         Some(Command::Standin(stand_in)) => command::standin::run(&stand_in),
     };
     let _ = std::io::stdout().flush();
@@ -273,7 +286,6 @@ pub(crate) fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -22,6 +22,7 @@ mod http2;
 mod layers;
 mod lifecycle;
 mod listeners;
+mod manual;
 mod observe;
 mod page;
 mod regression;
