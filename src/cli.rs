@@ -46,6 +46,8 @@ enum Command {
     /// Check configuration files: every problem at once, exit 78 if there is an error.
     #[command(visible_aliases = ["check", "validate"])]
     CheckConfig(CheckConfig),
+    /// Look for boxes on this machine or others, and print the configuration for them.
+    Discover(command::discover::Options),
     /// Explain which route, servers and rewrites a request would get; sends nothing.
     Route(Box<Route>),
     /// Show the configuration in effect, or the schema of the file.
@@ -277,6 +279,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Healthcheck(check)) => command::healthcheck::run(&check),
         Some(Command::Completions(options)) => command::completions::run(&options),
         Some(Command::Man(options)) => command::man::run(&options),
+        Some(Command::Discover(options)) => command::discover::run(&options),
         Some(Command::Standin(stand_in)) => command::standin::run(&stand_in),
     };
     let _ = std::io::stdout().flush();

@@ -3,6 +3,7 @@
 pub(crate) mod check_config;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod discover;
 mod embedded;
 pub(crate) mod healthcheck;
 mod logger;
@@ -14,3 +15,11 @@ pub(crate) mod route;
 pub(crate) mod serve;
 pub(crate) mod source;
 pub(crate) mod standin;
+
+/// The ids in an answer to `/v1/models`.
+fn models_in(body: &[u8]) -> Vec<String> {
+    let list: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let models = list["data"].as_array().into_iter().flatten();
+    let ids = models.filter_map(|model| model["id"].as_str());
+    ids.map(str::to_owned).collect()
+}

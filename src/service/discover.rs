@@ -19,7 +19,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    const ALL: [Role; 3] = [Role::Speech, Role::Transcription, Role::Chat];
+    pub(crate) const ALL: [Role; 3] = [Role::Speech, Role::Transcription, Role::Chat];
 
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -34,81 +34,204 @@ impl Role {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) pool: &'static str,
-    /// Of the configuration; `None` for a whisper.cpp that serves OpenAI's path itself.
+    /// Of the configuration; `None` for software that no kind describes.
     pub(crate) kind: Option<&'static str>,
+    /// What else the pool must say.
+    pub(crate) settings: &'static [&'static str],
+    /// As it was named; an IPv6 address without brackets.
+    pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) roles: &'static [Role],
 }
 
-/// Asks the usual ports, leaving out our own.
-pub(crate) async fn scan(own_ports: &[u16]) -> Vec<Found> {
-    let ports = [8880, 2022, 8080, 11434, 8000, 1234, 4000];
-    let mut asking = tokio::task::JoinSet::new();
-    for (n, port) in ports
-        .into_iter()
-        .filter(|port| !own_ports.contains(port))
-        .enumerate()
-    {
-        asking.spawn(async move { (n, identify(port).await) });
-    }
-    let mut found = asking.join_all().await;
-    found.sort_by_key(|(n, _)| *n);
-    found.into_iter().filter_map(|(_, found)| found).collect()
+/// Where to look.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) host: String,
+    pub(crate) address: SocketAddr,
 }
 
-/// What listens on a port. Nothing that is asked costs a token.
-async fn identify(port: u16) -> Option<Found> {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let get = |path: &'static str| ask::get(address, path, PROBE);
-    let good = |answer: Option<(u16, String)>| {
-        answer
-            .filter(|(status, _)| *status == 200)
-            .map(|(_, body)| body)
-    };
-    let found = |pool, kind, roles| {
-        Some(Found {
+/// What a box of some software can do, and what its pool is called.
+struct Software {
+    pool: &'static str,
+    kind: Option<&'static str>,
+    settings: &'static [&'static str],
+    roles: &'static [Role],
+}
+
+const KOKORO: Software = Software::of("kokoro", "kokoro", &[Role::Speech]);
+const WHISPER: Software = Software::of("whisper", "whisper.cpp", &[Role::Transcription]);
+const LLAMA: Software = Software::of("llama-cpp", "llama.cpp", &[Role::Chat]);
+const OLLAMA: Software = Software::of("ollama", "ollama", &[Role::Chat]);
+const VLLM: Software = Software::of("vllm", "vllm", &[Role::Chat]);
+const LMSTUDIO: Software = Software::of("lmstudio", "lmstudio", &[Role::Chat]);
+const LITELLM: Software = Software::of("litellm", "litellm", &[Role::Chat]);
+const LOCALAI: Software = Software::of("localai", "localai", &Role::ALL);
+const SPEACHES: Software =
+    Software::of("speaches", "speaches", &[Role::Speech, Role::Transcription]);
+/// whisper.cpp that was started with OpenAI's path (`--inference-path`), as voice-mode does; the
+/// kind would ask for `/inference`, which it does not have then.
+const WHISPER_OPENAI: Software = Software {
+    kind: None,
+    // what the kind says besides the path
+    settings: &[
+        "slots: 1",
+        "keepalive: false",
+        "health: { path: /health, timeout: 6s }",
+        "timeouts: { first_byte: 120s }",
+    ],
+    ..WHISPER
+};
+
+impl Software {
+    const fn of(pool: &'static str, kind: &'static str, roles: &'static [Role]) -> Self {
+        Software {
             pool,
             kind: Some(kind),
-            port,
+            settings: &[],
             roles,
-        })
-    };
-    match port {
-        8880 => {
-            good(get("/health").await)?;
-            good(get("/v1/audio/voices").await)?;
-            found("kokoro", "kokoro", &[Role::Speech])
         }
-        2022 | 8080 => {
-            let health = good(get("/health").await)?;
-            health.contains("ok").then_some(())?;
-            match good(get("/v1/models").await) {
-                Some(_) => found("llama-cpp", "llama.cpp", &[Role::Chat]),
-                None => found("whisper", "whisper.cpp", &[Role::Transcription]),
-            }
-        }
-        11434 => {
-            good(get("/api/version").await)?;
-            found("ollama", "ollama", &[Role::Chat])
-        }
-        8000 => {
-            let health = good(get("/health").await)?;
-            good(get("/v1/models").await)?;
-            match health.contains("message") {
-                true => found("speaches", "speaches", &[Role::Speech, Role::Transcription]),
-                false => found("vllm", "vllm", &[Role::Chat]),
-            }
-        }
-        1234 => {
-            good(get("/v1/models").await)?;
-            found("lmstudio", "lmstudio", &[Role::Chat])
-        }
-        4000 => {
-            good(get("/health/liveliness").await)?;
-            found("litellm", "litellm", &[Role::Chat])
-        }
-        _ => None,
     }
+}
+
+/// The ports that boxes usually have.
+pub(crate) const PORTS: [u16; 7] = [8880, 2022, 8080, 11434, 8000, 1234, 4000];
+
+/// Asks the usual ports of this machine, leaving out our own.
+pub(crate) async fn scan(own_ports: &[u16]) -> Vec<Found> {
+    let ports = PORTS.into_iter().filter(|port| !own_ports.contains(port));
+    let places = ports.map(|port| Place {
+        host: "127.0.0.1".into(),
+        address: SocketAddr::from(([127, 0, 0, 1], port)),
+    });
+    look(places.collect(), PROBE).await
+}
+
+/// Asks all places at once; what is found comes in their order. `limit`: for each question.
+pub(crate) async fn look(places: Vec<Place>, limit: Duration) -> Vec<Found> {
+    let mut asking = tokio::task::JoinSet::new();
+    for (n, Place { host, address }) in places.into_iter().enumerate() {
+        asking.spawn(async move {
+            let software = identify(address, limit).await?;
+            let found = Found {
+                pool: software.pool,
+                kind: software.kind,
+                settings: software.settings,
+                host,
+                port: address.port(),
+                roles: software.roles,
+            };
+            Some((n, found))
+        });
+    }
+    let mut found: Vec<_> = asking.join_all().await.into_iter().flatten().collect();
+    found.sort_by_key(|(n, _)| *n);
+    found.into_iter().map(|(_, found)| found).collect()
+}
+
+/// What listens at an address. Nothing that is asked costs a token: LiteLLM is asked first, whose
+/// `/health` calls every model it has.
+async fn identify(address: SocketAddr, limit: Duration) -> Option<Software> {
+    let get = |path: &'static str| ask::get(address, path, limit);
+    let good = |answer: Option<(u16, String)>| {
+        let (_, body) = answer.filter(|(status, _)| *status == 200)?;
+        Some(body)
+    };
+    let field = |body: &str, name: &str| -> Option<String> {
+        let parsed: serde_json::Value = serde_json::from_str(body).ok()?;
+        parsed.get(name)?.as_str().map(str::to_owned)
+    };
+    // nobody who answers nothing is asked on
+    let liveliness = get("/health/liveliness").await?;
+    if liveliness.1.contains("alive") {
+        return Some(LITELLM);
+    }
+    let (status, health) = get("/health").await?;
+    let has_models = async || {
+        let models = good(get("/v1/models").await);
+        models.is_some_and(|body| body.contains("\"data\""))
+    };
+    if status == 503 && health.contains("Loading model") {
+        return Some(LLAMA);
+    }
+    if status == 200 && field(&health, "error").is_none() {
+        let (status, message) = (field(&health, "status"), field(&health, "message"));
+        match (status.as_deref(), message.as_deref()) {
+            // JSON, so it is not one of ours
+            (Some("healthy"), _) if good(get("/v1/audio/voices").await).is_some() => {
+                return Some(KOKORO);
+            }
+            (Some("ok"), _) if has_models().await => return Some(LLAMA),
+            (Some("ok"), _) => {
+                let path = "/v1/audio/transcriptions";
+                let own = ask::ask(address, "OPTIONS", path, limit).await;
+                let openai = good(own).is_some();
+                return Some(if openai { WHISPER_OPENAI } else { WHISPER });
+            }
+            (_, Some("OK")) if has_models().await => return Some(SPEACHES),
+            _ if health.trim().is_empty() && has_models().await => return Some(VLLM),
+            _ => {}
+        }
+    }
+    let version = good(get("/api/version").await);
+    if version.is_some_and(|body| field(&body, "version").is_some()) {
+        return Some(OLLAMA);
+    }
+    let readyz = good(get("/readyz").await);
+    if readyz.is_some_and(|body| body.trim() == "OK") && has_models().await {
+        return Some(LOCALAI);
+    }
+    // of nothing else than LM Studio can be said what it is by its port alone
+    (address.port() == 1234 && has_models().await).then_some(LMSTUDIO)
+}
+
+/// Boxes that can stand in for each other.
+pub(crate) struct Group {
+    pub(crate) pool: &'static str,
+    pub(crate) kind: Option<&'static str>,
+    pub(crate) settings: &'static [&'static str],
+    pub(crate) roles: &'static [Role],
+    /// Of the servers.
+    pub(crate) urls: Vec<String>,
+}
+
+/// Those of one software together, in the order they were found. What has a pool's name and other
+/// settings gets a name of its own.
+pub(crate) fn groups(found: &[Found]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for f in found {
+        let host = match f.host.contains(':') {
+            true => format!("[{}]", f.host),
+            false => f.host.clone(),
+        };
+        let path = if f.kind == Some("whisper.cpp") {
+            ""
+        } else {
+            "/v1"
+        };
+        let url = format!("http://{host}:{}{path}", f.port);
+        let same = |g: &&mut Group| (g.pool, g.kind) == (f.pool, f.kind);
+        let (pool, kind) = (f.pool, f.kind);
+        match groups.iter_mut().find(same) {
+            Some(group) => group.urls.push(url),
+            None => groups.push(Group {
+                pool,
+                kind,
+                settings: f.settings,
+                roles: f.roles,
+                urls: vec![url],
+            }),
+        }
+    }
+    for n in 1..groups.len() {
+        if groups[..n].iter().any(|g| g.pool == groups[n].pool) {
+            groups[n].pool = match groups[n].kind {
+                Some(_) => "whisper-cpp",
+                None => "whisper-openai",
+            };
+        }
+    }
+    groups
 }
 
 /// The roles that nothing was found for.
@@ -154,20 +277,14 @@ pub(crate) fn configuration(
     stand_ins: &[StandInAt],
 ) -> String {
     let mut text = format!("listen: {listen}\nadmin: {admin}\npools:\n");
-    for f in found {
-        let kind = f
-            .kind
-            .map_or(String::new(), |kind| format!("kind: {kind}, "));
-        let path = if f.kind == Some("whisper.cpp") {
-            ""
-        } else {
-            "/v1"
-        };
-        let _ = writeln!(
-            text,
-            "  {}: {{ {kind}servers: [\"http://127.0.0.1:{}{path}\"] }}",
-            f.pool, f.port
-        );
+    let groups = groups(found);
+    for group in &groups {
+        let kind = group.kind.map(|kind| format!("kind: {kind}"));
+        let urls: Vec<String> = group.urls.iter().map(|url| format!("\"{url}\"")).collect();
+        let settings = group.settings.iter().map(|line| (*line).to_owned());
+        let mut parts: Vec<String> = kind.into_iter().chain(settings).collect();
+        parts.push(format!("servers: [{}]", urls.join(", ")));
+        let _ = writeln!(text, "  {}: {{ {} }}", group.pool, parts.join(", "));
     }
     for role in Role::ALL {
         let servers: Vec<String> = stand_ins
@@ -187,10 +304,10 @@ pub(crate) fn configuration(
     }
     text.push_str("routes:\n");
     let pool_for = |role: Role| {
-        let real = found
+        let real = groups
             .iter()
-            .find(|f| f.roles.contains(&role))
-            .map(|f| f.pool.to_owned());
+            .find(|g| g.roles.contains(&role))
+            .map(|g| g.pool.to_owned());
         real.unwrap_or_else(|| format!("demo-{}", role.word()))
     };
     let paths = [
@@ -202,10 +319,10 @@ pub(crate) fn configuration(
         (Role::Chat, "\"/v1/*\""),
     ];
     for (role, path) in paths {
-        let chats = found
+        let chats = groups
             .iter()
-            .filter(|f| role == Role::Chat && f.roles.contains(&role));
-        let fallback: Vec<&str> = chats.skip(1).map(|f| f.pool).collect();
+            .filter(|g| role == Role::Chat && g.roles.contains(&role));
+        let fallback: Vec<&str> = chats.skip(1).map(|g| g.pool).collect();
         let _ = writeln!(
             text,
             "  - {{ name: {}, match: {{ path: {path} }}, pool: {}, fallback: [{}] }}",
@@ -224,25 +341,19 @@ mod tests {
 
     #[test]
     fn what_is_found_makes_a_file_that_loads() {
+        let at = |software: Software, host: &str, port| Found {
+            pool: software.pool,
+            kind: software.kind,
+            settings: software.settings,
+            host: host.to_owned(),
+            port,
+            roles: software.roles,
+        };
         let found = [
-            Found {
-                pool: "kokoro",
-                kind: Some("kokoro"),
-                port: 8880,
-                roles: &[Role::Speech],
-            },
-            Found {
-                pool: "ollama",
-                kind: Some("ollama"),
-                port: 11434,
-                roles: &[Role::Chat],
-            },
-            Found {
-                pool: "vllm",
-                kind: Some("vllm"),
-                port: 8000,
-                roles: &[Role::Chat],
-            },
+            at(KOKORO, "127.0.0.1", 8880),
+            at(OLLAMA, "127.0.0.1", 11434),
+            at(VLLM, "127.0.0.1", 8000),
+            at(KOKORO, "gpu-b", 8880),
         ];
         assert_eq!(missing(&found), [Role::Transcription]);
         let stand_ins: Vec<StandInAt> = (1..=2)
@@ -262,6 +373,35 @@ mod tests {
             2,
             "the second chat box is a fallback"
         );
+        assert_eq!(
+            config.pools[0].servers.len(),
+            2,
+            "one pool for both Kokoros"
+        );
         assert!(!text.contains("openai.com"), "nothing that is paid for");
+    }
+
+    #[test]
+    fn two_ways_of_whisper_are_two_pools() {
+        let found = [(WHISPER_OPENAI, 2022), (WHISPER, 8080)].map(|(software, port)| Found {
+            pool: software.pool,
+            kind: software.kind,
+            settings: software.settings,
+            host: "127.0.0.1".to_owned(),
+            port,
+            roles: software.roles,
+        });
+        let text = configuration("127.0.0.1:2020", "127.0.0.1:2021", &found, &[]);
+        let text = text.replace("pool: demo-speech", "pool: whisper");
+        let text = text.replace("pool: demo-chat", "pool: whisper");
+        let (config, problems) = config::read(&text, std::path::Path::new("."), &|_| None);
+        let config = config.unwrap_or_else(|| panic!("{problems:?}\n{text}"));
+        let kinds: Vec<_> = config
+            .pools
+            .iter()
+            .map(|pool| pool.kind.is_some())
+            .collect();
+        assert_eq!(kinds, [false, true]);
+        assert_eq!(config.pools[0].servers[0].slots, Some(1));
     }
 }

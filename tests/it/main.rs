@@ -12,6 +12,7 @@ mod budget;
 mod cli;
 mod credentials;
 mod deploy;
+mod discover;
 mod embedded;
 mod endpoints;
 mod failover;
