@@ -46,6 +46,9 @@ enum Command {
     /// Check configuration files: every problem at once, exit 78 if there is an error.
     #[command(visible_aliases = ["check", "validate"])]
     CheckConfig(CheckConfig),
+    /// Try chat, speech and transcription through the running proxy; says who served each.
+    #[command(visible_alias = "test-endpoints")]
+    CheckEndpoints(Box<command::check_endpoints::Options>),
     /// Look for boxes on this machine or others, and print the configuration for them.
     Discover(command::discover::Options),
     /// Explain which route, servers and rewrites a request would get; sends nothing.
@@ -277,6 +280,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Status { format, remote }) => command::remote::status(&remote, format),
         Some(Command::Config(Config::Reference)) => command::reference::run(),
         Some(Command::Healthcheck(check)) => command::healthcheck::run(&check),
+        Some(Command::CheckEndpoints(options)) => command::check_endpoints::run(&options),
         Some(Command::Completions(options)) => command::completions::run(&options),
         Some(Command::Man(options)) => command::man::run(&options),
         Some(Command::Discover(options)) => command::discover::run(&options),

@@ -1,6 +1,8 @@
 //! The commands, one file each, and what they share: finding and reading the configuration.
 
 pub(crate) mod check_config;
+pub(crate) mod check_endpoints;
+mod client;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod discover;

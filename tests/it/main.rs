@@ -9,6 +9,7 @@
 mod bad_input;
 mod balance;
 mod budget;
+mod check_endpoints;
 mod cli;
 mod credentials;
 mod deploy;
