@@ -83,6 +83,8 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Watch pools and servers of the running program on a terminal.
+    Top(command::top::Options),
     /// Ask the running proxy whether it is ready; exit 1 if not. For images without a shell.
     Healthcheck(HealthCheck),
     /// Print completions for a shell.
@@ -281,6 +283,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Config(Config::Reference)) => command::reference::run(),
         Some(Command::Healthcheck(check)) => command::healthcheck::run(&check),
         Some(Command::CheckEndpoints(options)) => command::check_endpoints::run(&options),
+        Some(Command::Top(options)) => command::top::run(&options),
         Some(Command::Completions(options)) => command::completions::run(&options),
         Some(Command::Man(options)) => command::man::run(&options),
         Some(Command::Discover(options)) => command::discover::run(&options),

@@ -17,6 +17,7 @@ pub(crate) mod route;
 pub(crate) mod serve;
 pub(crate) mod source;
 pub(crate) mod standin;
+pub(crate) mod top;
 
 /// The ids in an answer to `/v1/models`.
 fn models_in(body: &[u8]) -> Vec<String> {

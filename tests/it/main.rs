@@ -35,6 +35,7 @@ mod sdk;
 mod slots;
 mod streaming;
 mod support;
+mod top;
 mod upstream_http2;
 mod voices;
 mod websockets;
