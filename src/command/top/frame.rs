@@ -4,11 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::cells::{TITLES, aligned, bounded, cells, milliseconds, rate, shortened};
 use crate::unit::printable;
 
-/// Of the columns behind the name, each with a space before it.
-const WIDTHS: [usize; 6] = [10, 9, 7, 7, 7, 7];
-const TITLES: [&str; 6] = ["STATE", "IN FLIGHT", "REQ/S", "ERR/S", "P50 MS", "P99 MS"];
 /// Failures that are shown.
 const FAILURES: usize = 5;
 
@@ -317,54 +315,7 @@ fn row(
     Line(styles.into_iter().zip(cells).collect())
 }
 
-fn cells(name: &str, values: &[String; 6], width: usize) -> String {
-    aligned(name, values, width).concat()
-}
-
-/// The name takes what the others leave; numbers stand below each other.
-fn aligned(name: &str, values: &[String; 6], width: usize) -> [String; 7] {
-    let others: usize = WIDTHS.iter().map(|width| width + 1).sum();
-    let room = width.saturating_sub(others).clamp(12, 40);
-    let mut out = [const { String::new() }; 7];
-    out[0] = format!("{:room$}", shortened(name, room));
-    for (n, (value, width)) in values.iter().zip(WIDTHS).enumerate() {
-        out[n + 1] = match n {
-            0 => format!(" {value:width$}"),
-            _ => format!(" {value:>width$}"),
-        };
-    }
-    out
-}
-
-fn shortened(text: &str, room: usize) -> String {
-    match text.chars().count() > room {
-        true => text.chars().take(room - 1).chain(['…']).collect(),
-        false => text.to_owned(),
-    }
-}
-
-fn bounded(number: u64, limit: Option<u64>) -> String {
-    limit.map_or_else(|| number.to_string(), |limit| format!("{number}/{limit}"))
-}
-
-fn rate(per_second: Option<f64>) -> String {
-    match per_second {
-        None => "-".to_owned(),
-        Some(rate) if rate < 9.95 => format!("{rate:.1}"),
-        Some(rate) => format!("{rate:.0}"),
-    }
-}
-
-fn milliseconds(value: &Value) -> String {
-    match value.as_f64() {
-        None => "-".to_owned(),
-        Some(ms) if ms < 9.95 => format!("{ms:.1}"),
-        Some(ms) if ms < 99_999.5 => format!("{ms:.0}"),
-        Some(ms) => format!("{:.0}s", ms / 1000.0),
-    }
-}
-
-/// The last failures, and the keys.
+/// The last failures.
 fn foot(status: &Value, width: usize) -> Vec<Line> {
     let failures = list(&status["recent_failures"]);
     let mut lines = Vec::new();

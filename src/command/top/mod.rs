@@ -2,6 +2,7 @@
 //!
 //! `frame` makes lines out of two samples and knows no terminal; `screen` is the terminal.
 
+mod cells;
 mod frame;
 mod screen;
 

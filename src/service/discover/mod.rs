@@ -1,10 +1,11 @@
 //! Boxes on this machine: which of the usual ports answer, and the configuration that follows.
 
+mod software;
+
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::ask;
 use super::standin::StandIns;
 
 /// How long a box may take to say what it is.
@@ -51,49 +52,6 @@ pub(crate) struct Place {
     pub(crate) address: SocketAddr,
 }
 
-/// What a box of some software can do, and what its pool is called.
-struct Software {
-    pool: &'static str,
-    kind: Option<&'static str>,
-    settings: &'static [&'static str],
-    roles: &'static [Role],
-}
-
-const KOKORO: Software = Software::of("kokoro", "kokoro", &[Role::Speech]);
-const WHISPER: Software = Software::of("whisper", "whisper.cpp", &[Role::Transcription]);
-const LLAMA: Software = Software::of("llama-cpp", "llama.cpp", &[Role::Chat]);
-const OLLAMA: Software = Software::of("ollama", "ollama", &[Role::Chat]);
-const VLLM: Software = Software::of("vllm", "vllm", &[Role::Chat]);
-const LMSTUDIO: Software = Software::of("lmstudio", "lmstudio", &[Role::Chat]);
-const LITELLM: Software = Software::of("litellm", "litellm", &[Role::Chat]);
-const LOCALAI: Software = Software::of("localai", "localai", &Role::ALL);
-const SPEACHES: Software =
-    Software::of("speaches", "speaches", &[Role::Speech, Role::Transcription]);
-/// whisper.cpp that was started with OpenAI's path (`--inference-path`), as voice-mode does; the
-/// kind would ask for `/inference`, which it does not have then.
-const WHISPER_OPENAI: Software = Software {
-    kind: None,
-    // what the kind says besides the path
-    settings: &[
-        "slots: 1",
-        "keepalive: false",
-        "health: { path: /health, timeout: 6s }",
-        "timeouts: { first_byte: 120s }",
-    ],
-    ..WHISPER
-};
-
-impl Software {
-    const fn of(pool: &'static str, kind: &'static str, roles: &'static [Role]) -> Self {
-        Software {
-            pool,
-            kind: Some(kind),
-            settings: &[],
-            roles,
-        }
-    }
-}
-
 /// The ports that boxes usually have.
 pub(crate) const PORTS: [u16; 7] = [8880, 2022, 8080, 11434, 8000, 1234, 4000];
 
@@ -112,7 +70,7 @@ pub(crate) async fn look(places: Vec<Place>, limit: Duration) -> Vec<Found> {
     let mut asking = tokio::task::JoinSet::new();
     for (n, Place { host, address }) in places.into_iter().enumerate() {
         asking.spawn(async move {
-            let software = identify(address, limit).await?;
+            let software = software::identify(address, limit).await?;
             let found = Found {
                 pool: software.pool,
                 kind: software.kind,
@@ -127,62 +85,6 @@ pub(crate) async fn look(places: Vec<Place>, limit: Duration) -> Vec<Found> {
     let mut found: Vec<_> = asking.join_all().await.into_iter().flatten().collect();
     found.sort_by_key(|(n, _)| *n);
     found.into_iter().map(|(_, found)| found).collect()
-}
-
-/// What listens at an address. Nothing that is asked costs a token: LiteLLM is asked first, whose
-/// `/health` calls every model it has.
-async fn identify(address: SocketAddr, limit: Duration) -> Option<Software> {
-    let get = |path: &'static str| ask::get(address, path, limit);
-    let good = |answer: Option<(u16, String)>| {
-        let (_, body) = answer.filter(|(status, _)| *status == 200)?;
-        Some(body)
-    };
-    let field = |body: &str, name: &str| -> Option<String> {
-        let parsed: serde_json::Value = serde_json::from_str(body).ok()?;
-        parsed.get(name)?.as_str().map(str::to_owned)
-    };
-    // nobody who answers nothing is asked on
-    let liveliness = get("/health/liveliness").await?;
-    if liveliness.1.contains("alive") {
-        return Some(LITELLM);
-    }
-    let (status, health) = get("/health").await?;
-    let has_models = async || {
-        let models = good(get("/v1/models").await);
-        models.is_some_and(|body| body.contains("\"data\""))
-    };
-    if status == 503 && health.contains("Loading model") {
-        return Some(LLAMA);
-    }
-    if status == 200 && field(&health, "error").is_none() {
-        let (status, message) = (field(&health, "status"), field(&health, "message"));
-        match (status.as_deref(), message.as_deref()) {
-            // JSON, so it is not one of ours
-            (Some("healthy"), _) if good(get("/v1/audio/voices").await).is_some() => {
-                return Some(KOKORO);
-            }
-            (Some("ok"), _) if has_models().await => return Some(LLAMA),
-            (Some("ok"), _) => {
-                let path = "/v1/audio/transcriptions";
-                let own = ask::ask(address, "OPTIONS", path, limit).await;
-                let openai = good(own).is_some();
-                return Some(if openai { WHISPER_OPENAI } else { WHISPER });
-            }
-            (_, Some("OK")) if has_models().await => return Some(SPEACHES),
-            _ if health.trim().is_empty() && has_models().await => return Some(VLLM),
-            _ => {}
-        }
-    }
-    let version = good(get("/api/version").await);
-    if version.is_some_and(|body| field(&body, "version").is_some()) {
-        return Some(OLLAMA);
-    }
-    let readyz = good(get("/readyz").await);
-    if readyz.is_some_and(|body| body.trim() == "OK") && has_models().await {
-        return Some(LOCALAI);
-    }
-    // of nothing else than LM Studio can be said what it is by its port alone
-    (address.port() == 1234 && has_models().await).then_some(LMSTUDIO)
 }
 
 /// Boxes that can stand in for each other.
@@ -287,20 +189,7 @@ pub(crate) fn configuration(
         let _ = writeln!(text, "  {}: {{ {} }}", group.pool, parts.join(", "));
     }
     for role in Role::ALL {
-        let servers: Vec<String> = stand_ins
-            .iter()
-            .filter(|s| s.role == role)
-            .map(|s| format!("{{ url: \"http://{}\", name: {} }}", s.address, s.name))
-            .collect();
-        if !servers.is_empty() {
-            let word = role.word();
-            let _ = writeln!(
-                text,
-                "  demo-{word}:\n    servers: [{}]\n    health: {{ path: /health, interval: 1s }}\n    \
-                 models: {{ demo-{word}: demo-{word}, \"*\": demo-{word} }}",
-                servers.join(", ")
-            );
-        }
+        text.push_str(&demo_pool(role, stand_ins));
     }
     text.push_str("routes:\n");
     let pool_for = |role: Role| {
@@ -334,8 +223,27 @@ pub(crate) fn configuration(
     text
 }
 
+/// The pool of the stand-ins for a role, if it has any.
+fn demo_pool(role: Role, stand_ins: &[StandInAt]) -> String {
+    let servers: Vec<String> = stand_ins
+        .iter()
+        .filter(|s| s.role == role)
+        .map(|s| format!("{{ url: \"http://{}\", name: {} }}", s.address, s.name))
+        .collect();
+    if servers.is_empty() {
+        return String::new();
+    }
+    let word = role.word();
+    format!(
+        "  demo-{word}:\n    servers: [{}]\n    health: {{ path: /health, interval: 1s }}\n    \
+         models: {{ demo-{word}: demo-{word}, \"*\": demo-{word} }}\n",
+        servers.join(", ")
+    )
+}
+
 #[cfg(test)]
 mod tests {
+    use super::software::{KOKORO, OLLAMA, Software, VLLM, WHISPER, WHISPER_OPENAI};
     use super::*;
     use crate::config;
 
