@@ -51,6 +51,8 @@ enum Command {
     CheckEndpoints(Box<command::check_endpoints::Options>),
     /// Look for boxes on this machine or others, and print the configuration for them.
     Discover(command::discover::Options),
+    /// Print the configuration that is equivalent to another program's file.
+    Import(command::import::Options),
     /// Explain which route, servers and rewrites a request would get; sends nothing.
     Route(Box<Route>),
     /// Show the configuration in effect, or the schema of the file.
@@ -284,6 +286,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Healthcheck(check)) => command::healthcheck::run(&check),
         Some(Command::CheckEndpoints(options)) => command::check_endpoints::run(&options),
         Some(Command::Top(options)) => command::top::run(&options),
+        Some(Command::Import(options)) => command::import::run(&options),
         Some(Command::Completions(options)) => command::completions::run(&options),
         Some(Command::Man(options)) => command::man::run(&options),
         Some(Command::Discover(options)) => command::discover::run(&options),

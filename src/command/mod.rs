@@ -8,6 +8,7 @@ pub(crate) mod config;
 pub(crate) mod discover;
 mod embedded;
 pub(crate) mod healthcheck;
+pub(crate) mod import;
 mod logger;
 pub(crate) mod man;
 pub(crate) mod reference;

@@ -21,6 +21,7 @@ mod fallback;
 mod faults;
 mod hedging;
 mod http2;
+mod import;
 mod layers;
 mod lifecycle;
 mod listeners;
