@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::command;
 use crate::config::Level;
@@ -46,6 +46,13 @@ enum Command {
     /// Check configuration files: every problem at once, exit 78 if there is an error.
     #[command(visible_aliases = ["check", "validate"])]
     CheckConfig(CheckConfig),
+    /// Try chat, speech and transcription through the running proxy; says who served each.
+    #[command(visible_alias = "test-endpoints")]
+    CheckEndpoints(Box<command::check_endpoints::Options>),
+    /// Look for boxes on this machine or others, and print the configuration for them.
+    Discover(command::discover::Options),
+    /// Print the configuration that is equivalent to another program's file.
+    Import(command::import::Options),
     /// Explain which route, servers and rewrites a request would get; sends nothing.
     Route(Box<Route>),
     /// Show the configuration in effect, or the schema of the file.
@@ -97,8 +104,14 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Watch pools and servers of the running program on a terminal.
+    Top(command::top::Options),
     /// Ask the running proxy whether it is ready; exit 1 if not. For images without a shell.
     Healthcheck(HealthCheck),
+    /// Print completions for a shell.
+    Completions(command::completions::Options),
+    /// Print the manual, of the program or of one command.
+    Man(command::man::Options),
     /// Serve as a stand-in for a voice or LLM server; for tests and benchmarks.
     #[command(hide = true)]
     Standin(StandIn),
@@ -313,6 +326,13 @@ pub(crate) struct StandIn {
     pub(crate) for_seconds: u64,
 }
 
+/// The whole command line, for completions and the manual.
+pub(crate) fn command() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    command
+}
+
 /// Runs what was typed; says with which code to exit.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -342,6 +362,12 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Status { format, remote }) => command::remote::status(&remote, format),
         Some(Command::Config(Config::Reference)) => command::reference::run(),
         Some(Command::Healthcheck(check)) => command::healthcheck::run(&check),
+        Some(Command::CheckEndpoints(options)) => command::check_endpoints::run(&options),
+        Some(Command::Top(options)) => command::top::run(&options),
+        Some(Command::Import(options)) => command::import::run(&options),
+        Some(Command::Completions(options)) => command::completions::run(&options),
+        Some(Command::Man(options)) => command::man::run(&options),
+        Some(Command::Discover(options)) => command::discover::run(&options),
         Some(Command::Standin(stand_in)) => command::standin::run(&stand_in),
     };
     let _ = std::io::stdout().flush();
@@ -351,7 +377,6 @@ pub(crate) fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -95,9 +95,10 @@ impl Embedded {
         for found in &self.found {
             let roles: Vec<&str> = found.roles.iter().map(|role| role.word()).collect();
             eprintln!(
-                "  {:<14} {} at 127.0.0.1:{}",
+                "  {:<14} {} at {}:{}",
                 roles.join(", "),
                 found.pool,
+                found.host,
                 found.port
             );
         }

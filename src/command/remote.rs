@@ -67,14 +67,22 @@ pub(crate) fn undrain(remote: &Remote, server: &str) -> u8 {
     order(remote, &format!("/undrain/{server}"), PATIENCE)
 }
 
-/// `trunkline status`: exit code 3 if nothing runs, as init scripts have it.
-pub(crate) fn status(remote: &Remote, output: Output) -> u8 {
-    let asked = AdminClient::find(remote).and_then(|client| client.ask("GET", "/status", PATIENCE));
-    let status = asked.and_then(|answer| match answer.status {
-        200 => serde_json::from_str::<Value>(&answer.body)
+/// The status of the running program.
+///
+/// # Errors
+/// Why there is none.
+pub(super) fn fetch(remote: &Remote) -> Result<Value, String> {
+    let answer = AdminClient::find(remote)?.ask("GET", "/status", PATIENCE)?;
+    match answer.status {
+        200 => serde_json::from_str(&answer.body)
             .map_err(|_| "what answers is no Trunkline".to_owned()),
         status => Err(format!("the answer was {status}: {}", answer.body.trim())),
-    });
+    }
+}
+
+/// `trunkline status`: exit code 3 if nothing runs, as init scripts have it.
+pub(crate) fn status(remote: &Remote, output: Output) -> u8 {
+    let status = fetch(remote);
     match (status, output) {
         (Ok(status), Output::Json) => {
             println!("{status:#}");

@@ -254,7 +254,8 @@ fn body_text(options: &Options) -> Bytes {
     serde_json::Value::from(fields).to_string().into()
 }
 
-fn headers(given: &[String]) -> Result<HeaderMap, String> {
+/// Headers as they are typed.
+pub(super) fn headers(given: &[String]) -> Result<HeaderMap, String> {
     given
         .iter()
         .map(|line| {

@@ -12,6 +12,7 @@ pub mod load;
 pub mod scene;
 pub mod server;
 pub mod tls;
+pub mod typed;
 
 pub use client::{Answer, Request, form};
 pub use gateway::Gateway;
