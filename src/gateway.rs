@@ -179,10 +179,11 @@ impl Gateway {
         target: usize,
         body: &Body,
         operation: Option<Operation>,
+        ask_usage: bool,
     ) -> Rewritten {
         let target = &self.config.routes[route].targets[target];
         let pool = self.config.pool(target.pool);
-        fields::rewrite(body, &target.fields, pool, operation)
+        fields::rewrite(body, &target.fields, pool, operation, ask_usage)
     }
 
     /// The model that a target is asked for when the client asks for `public`; `audio`: to hear or

@@ -182,7 +182,7 @@ fn plan(out: &mut String, config: &Config, route: &Route, asked: &Asked<'_>) {
             ));
         }
         let operation = endpoint::operation(path);
-        let rewritten = fields::rewrite(body, &target.fields, pool, operation);
+        let rewritten = fields::rewrite(body, &target.fields, pool, operation, false);
         let edited = rewritten.edits.splice(0, text.clone()).concat();
         for change in changes(text, &edited) {
             out.push_str(&format!("          {change}\n"));

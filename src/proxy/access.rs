@@ -11,6 +11,7 @@ use pingora::http::RequestHeader;
 use super::Proxy;
 use super::exchange::{Exchange, Stop};
 use crate::config::{Key, Zone};
+use crate::inspect::Body;
 use crate::inspect::endpoint::Operation;
 use crate::keyring::Denied;
 use crate::limit::{Exceeded, Meter, Pass, Unit};
@@ -106,6 +107,7 @@ impl Proxy {
         x: &mut Exchange,
         route: usize,
         length: Option<u64>,
+        body: Option<&Body>,
     ) -> Result<(), Stop> {
         let snapshot = x.snapshot.clone();
         let gateway = &snapshot.gateway;
@@ -132,9 +134,19 @@ impl Proxy {
         for (unit, n) in wanted(x, length) {
             x.reserve(unit, n, &self.edge.metrics)?;
         }
+        x.asks_usage = x.taken.limits(Unit::Tokens) && streams_without_usage(x.operation, body);
         x.tell_what_is_left();
         Ok(())
     }
+}
+
+/// Whether an answer will not tell what it used unless it is asked to.
+fn streams_without_usage(operation: Option<Operation>, body: Option<&Body>) -> bool {
+    let chat = matches!(operation, Some(Operation::Chat | Operation::Completion));
+    chat && body.is_some_and(|body| {
+        let streams = body.field("stream").is_some_and(|field| field.is_true);
+        streams && body.field("stream_options").is_none()
+    })
 }
 
 /// What a request takes, as far as it is known by now.

@@ -142,7 +142,7 @@ impl Proxy {
         match lookup {
             Lookup::Found(route) => {
                 upload.limit(gateway.config.routes[route].max_body)?;
-                self.let_through(x, route, upload.length())?;
+                self.let_through(x, route, upload.length(), body.as_ref())?;
                 Ok((route, body))
             }
             Lookup::Missing { model: true } => Err(reply::model_not_found(
@@ -175,7 +175,7 @@ impl Proxy {
             .map(str::to_owned);
         match gateway.find(&head::asked(head, path), known) {
             Lookup::Found(route) => {
-                self.let_through(x, route, None)?;
+                self.let_through(x, route, None, None)?;
                 Ok((route, None))
             }
             Lookup::Missing { model: true } => {

@@ -28,6 +28,7 @@ use crate::observe::usage::{Tail, Usage};
 use crate::plan::{Outcome, Phase};
 use crate::pool::Conduct;
 use crate::reply;
+use crate::transform::events::WithoutUsage;
 use crate::transform::headers;
 
 /// What an answer is worth.
@@ -49,6 +50,25 @@ enum Cut {
 struct Passing {
     tail: Tail,
     audio: Option<AudioMeter>,
+    /// We asked for what it used, and the client did not.
+    without_usage: Option<WithoutUsage>,
+}
+
+impl Passing {
+    /// Looks at a piece, and takes out of it what the client did not ask for.
+    fn look_at(&mut self, piece: &mut Bytes, last: bool) {
+        self.tail.push(piece);
+        if let Some(audio) = &mut self.audio {
+            audio.feed(piece);
+        }
+        if let Some(filter) = &mut self.without_usage {
+            let mut kept = filter.feed(piece);
+            if last {
+                kept.append(&mut filter.finish());
+            }
+            *piece = kept.into();
+        }
+    }
 }
 
 /// Passes an answer on and counts how that ended.
@@ -90,6 +110,7 @@ pub(super) async fn deliver(
     let mut passing = Passing {
         tail: Tail::default(),
         audio: spoken.then(|| AudioMeter::new(pcm_rate(ground.body))),
+        without_usage: (x.asks_usage && is_event_stream(&answer.head)).then(WithoutUsage::default),
     };
     let passed = pass_on(
         ground.edge,
@@ -190,12 +211,17 @@ async fn pass_on(
         // asked before the piece goes out: behind the last one the client may send its next
         // request, which nobody must read here
         let done = next.is_none() || answer.is_over();
-        if let Some(piece) = &next {
+        if done && next.is_none() && passing.without_usage.is_some() {
+            next = Some(Bytes::new());
+        }
+        if let Some(piece) = &mut next {
+            passing.look_at(piece, done);
             x.record.bytes_out += piece.len() as u64;
-            passing.tail.push(piece);
-            if let Some(audio) = &mut passing.audio {
-                audio.feed(piece);
-            }
+        }
+        // an empty piece would end the body
+        if !done && next.as_ref().is_some_and(Bytes::is_empty) {
+            next = next_piece(edge, session, answer, received, upload).await?;
+            continue;
         }
         session
             .write_response_body(next.take().unwrap_or_default(), done)

@@ -29,6 +29,8 @@ pub(crate) struct Exchange {
     pub(super) operation: Option<Operation>,
     /// The index of the key that was shown.
     pub(super) key: Option<usize>,
+    /// We ask for what a stream used, and the client did not.
+    pub(super) asks_usage: bool,
     /// Of its limits.
     pub(super) taken: Taken,
     /// Only pools at home may be asked.
@@ -82,6 +84,7 @@ impl Exchange {
             target: None,
             operation: None,
             key: None,
+            asks_usage: false,
             taken: Taken::default(),
             home: false,
             upgrade: false,

@@ -161,7 +161,7 @@ impl<'a> Ground<'a> {
     pub(super) fn rewritten(&self, x: &Exchange, target: usize) -> Rewritten {
         let gateway = self.gateway();
         self.body
-            .map(|body| gateway.rewrite(self.route, target, body, x.operation))
+            .map(|body| gateway.rewrite(self.route, target, body, x.operation, x.asks_usage))
             .unwrap_or_default()
     }
 

@@ -30,6 +30,14 @@ pub(crate) struct Rewritten {
     pub(crate) voice: Option<String>,
 }
 
+/// What makes a streamed chat tell what it used, where nothing else is said of it.
+pub(crate) fn asking_for_usage() -> (&'static str, Value) {
+    (
+        "stream_options",
+        serde_json::json!({ "include_usage": true }),
+    )
+}
+
 /// What makes `body` what a route and a pool want. What `set` says is sent as written; the pool's
 /// names translate what the client asked for. For audio, the fixes of the pool's kind put right what
 /// its servers would refuse.
@@ -38,6 +46,7 @@ pub(crate) fn rewrite(
     fields: &Fields,
     pool: &Pool,
     operation: Option<Operation>,
+    ask_usage: bool,
 ) -> Rewritten {
     let (hears, speaks) = (
         operation.is_some_and(Operation::hears),
@@ -62,6 +71,9 @@ pub(crate) fn rewrite(
         if body.field(name).is_none() && !fields.set.contains_key(name) {
             added.push((name, value.clone()));
         }
+    }
+    if ask_usage && !added.iter().any(|(name, _)| *name == "stream_options") {
+        added.push(asking_for_usage());
     }
     for (name, text) in fixes.iter().filter_map(Fix::default) {
         let given = body.field(name).is_some() || added.iter().any(|(n, _)| *n == name);
@@ -252,6 +264,7 @@ mod tests {
             &config.routes[0].targets[0].fields,
             &config.pools[0],
             Some(Operation::Speech),
+            false,
         )
         .edits;
         let whole = edits.splice(0, Bytes::copy_from_slice(text)).concat();
@@ -403,8 +416,13 @@ mod tests {
         let fixed = |body: String| {
             let scanned = scan(&headers, body.as_bytes());
             let operation = Some(Operation::Transcription);
-            let rewritten =
-                super::rewrite(&scanned, &Fields::default(), &config.pools[0], operation);
+            let rewritten = super::rewrite(
+                &scanned,
+                &Fields::default(),
+                &config.pools[0],
+                operation,
+                false,
+            );
             let out = rewritten.edits.splice(0, body.clone().into()).concat();
             String::from_utf8(out).unwrap()
         };
@@ -433,7 +451,7 @@ mod tests {
         let text = r#"{"model":"x"}"#;
         let config = route("", "");
         let body = scan(&HeaderMap::new(), text.as_bytes());
-        let rewritten = super::rewrite(&body, &Fields::default(), &config.pools[0], None);
+        let rewritten = super::rewrite(&body, &Fields::default(), &config.pools[0], None, false);
         assert_eq!(rewritten, Rewritten::default());
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Pure: from facts to edits. The relay applies them.
 
+pub(crate) mod events;
 pub(crate) mod fields;
 pub(crate) mod headers;
 pub(crate) mod path;

@@ -171,6 +171,41 @@ fn tokens_are_charged_as_the_answer_states_them() {
 }
 
 #[test]
+fn a_stream_is_asked_what_it_used_and_the_client_sees_nothing_of_it() {
+    const EVENTS: [&str; 4] = [
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}],\"usage\":null}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":null}\n\n",
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":100,\"completion_tokens\":700}}\n\n",
+        "data: [DONE]\n\n",
+    ];
+    let server = Server::fake(|_, wire| {
+        wire.chunked("text/event-stream");
+        EVENTS.iter().for_each(|event| wire.chunk(event));
+        wire.end();
+        true
+    });
+    let gateway = Gateway::start(&limited(&server, "tpm: 1000", "", ""));
+    let ask = |body: &str| {
+        let request = Request::json("/v1/chat/completions", body);
+        gateway.send(&request.header("x-api-key", KEY))
+    };
+    let answer = ask(r#"{"model":"m","stream":true,"messages":[]}"#);
+    assert_eq!(answer.text(), [EVENTS[0], EVENTS[1], EVENTS[3]].concat());
+    assert!(answer.whole);
+    let sent = server.seen().pop().unwrap();
+    assert_eq!(sent.json()["stream_options"]["include_usage"], true);
+    let charged = || gateway.metric("trunkline_key_tokens_total", &[("key", "alice")]);
+    eventually("it is charged", || charged() == 800.0);
+    // who asks for it himself gets it
+    let answer =
+        ask(r#"{"model":"m","stream":true,"messages":[],"stream_options":{"include_usage":true}}"#);
+    assert_eq!(answer.text(), EVENTS.concat());
+    eventually("it is charged too", || charged() == 1600.0);
+    assert_eq!(ask(r#"{"model":"m","messages":[]}"#).status, 429);
+    assert_eq!(gateway.access_log(2)[0]["tokens_out"], 700);
+}
+
+#[test]
 fn what_failed_costs_no_tokens() {
     let server = Server::failing(500);
     let gateway = Gateway::start(&limited(&server, "tpm: 100", "", ""));
