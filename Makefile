@@ -1,5 +1,6 @@
 # make run    builds and serves: with ./trunkline.yaml if there is one, else what is on this machine
 # make test   runs every test, with all the set-up it needs
+# make test-otlp  the tests of a program built with traces
 # make check  format, lints and tests: what CI runs
 # make failover  a minute of failures under load, with a table
 # make bench  the benchmark beside HAProxy and nginx (installs both with apt)
@@ -29,7 +30,7 @@ define need_pip
 } || { echo "apt could not: install python3-pip yourself (or cmake, for make run)"; exit 1; }
 endef
 
-.PHONY: run build test failover check fmt lint unit sdk-setup browser-setup deploy-tools bench dist schema deb clean
+.PHONY: run build test test-otlp failover check fmt lint unit sdk-setup browser-setup deploy-tools bench dist schema deb clean
 
 run: build
 	@exec $(TARGET)/release/trunkline $(ARGS)
@@ -107,6 +108,11 @@ deploy-tools: $(LINT)/.done $(PROMETHEUS)/.done
 test: $(CMAKE_SETUP) sdk-setup browser-setup deploy-tools
 	TRUNKLINE_SDK=$(SDK) TRUNKLINE_BROWSER=$(BROWSER) TRUNKLINE_TOOLS=$(TOOLS) cargo test --locked
 
+# traces are a feature that brings no crate, so only our own code is built once more
+test-otlp: $(CMAKE_SETUP)
+	cargo test --locked --features otlp --lib -- trac otlp collector
+	cargo test --locked --features otlp --test it otlp::
+
 # a minute of 200 requests in flight while one box is killed and one falls silent
 failover: $(CMAKE_SETUP)
 	TRUNKLINE_FAILOVER_SECONDS=60 cargo test --release --locked --test it failover:: -- --nocapture
@@ -116,8 +122,9 @@ fmt:
 
 lint: $(CMAKE_SETUP)
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features otlp -- -D warnings
 
-check: fmt lint test
+check: fmt lint test test-otlp
 
 schema: build
 	$(TARGET)/release/trunkline config schema > conf/trunkline.schema.json

@@ -58,6 +58,22 @@ enum Command {
     /// Show the configuration in effect, or the schema of the file.
     #[command(subcommand)]
     Config(Config),
+    /// Serve in the background, and say when it does.
+    Start(Start),
+    /// Stop what `start` started: requests in flight are finished.
+    Stop(Stop),
+    /// Let the program that is installed now take over from the running one: no connection is
+    /// refused, no stream is broken.
+    Upgrade(Remote),
+    /// Show the running program's messages of a level, such as debug; without one, as configured.
+    LogLevel {
+        level: Option<LogLevel>,
+        /// For so long, such as 10m. Default: until the next reload.
+        #[arg(long = "for", value_name = "TIME", requires = "level")]
+        time: Option<String>,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Have the running program read its configuration again, whole or not at all.
     Reload(Remote),
     /// Give a server of the running program no new requests; those in flight go on.
@@ -113,6 +129,28 @@ pub(crate) struct Run {
     /// What of the program's own messages is shown.
     #[arg(long, value_name = "LEVEL", env = "TRUNKLINE_LOG")]
     pub(crate) log: Option<LogLevel>,
+    /// Write the process id here, and remove it at the end.
+    #[arg(long, value_name = "FILE", env = "TRUNKLINE_PID_FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
+}
+
+/// What `start` takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    pub(crate) run: Run,
+    /// Append messages, and the access log if it goes to stdout, here. Default: a file in
+    /// $XDG_STATE_HOME/trunkline, for root in /var/log/trunkline.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+}
+
+/// What `stop` takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Stop {
+    /// Where `start` wrote the process id.
+    #[arg(long, value_name = "FILE", env = "TRUNKLINE_PID_FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
 }
 
 /// A level, as typed.
@@ -190,12 +228,8 @@ pub(crate) struct Route {
 /// What `healthcheck` takes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct HealthCheck {
-    /// Configuration file that names the admin address.
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Admin address to ask instead.
-    #[arg(long, value_name = "IP:PORT", env = "TRUNKLINE_ADMIN")]
-    pub(crate) admin: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
     /// Ask only whether it runs, not whether it has a server to ask.
     #[arg(long)]
     pub(crate) live: bool,
@@ -228,6 +262,22 @@ pub(crate) struct Remote {
     /// The address of its admin listener.
     #[arg(long, value_name = "IP:PORT", env = "TRUNKLINE_ADMIN")]
     pub(crate) admin: Option<SocketAddr>,
+    /// A client certificate to show, PEM; for admin listeners with `tls.client_ca`.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TRUNKLINE_ADMIN_CERT",
+        requires = "key"
+    )]
+    pub(crate) cert: Option<PathBuf>,
+    /// The key of the client certificate.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TRUNKLINE_ADMIN_KEY",
+        requires = "cert"
+    )]
+    pub(crate) key: Option<PathBuf>,
 }
 
 /// What `standin` takes. Times in milliseconds.
@@ -274,6 +324,14 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Route(route)) => command::route::run(&route),
         Some(Command::Config(Config::Show { config })) => command::config::show(config.as_deref()),
         Some(Command::Config(Config::Schema)) => command::config::schema(),
+        Some(Command::Start(start)) => command::background::start(&start),
+        Some(Command::Stop(stop)) => command::background::stop(&stop),
+        Some(Command::Upgrade(remote)) => command::remote::upgrade(&remote),
+        Some(Command::LogLevel {
+            level,
+            time,
+            remote,
+        }) => command::remote::log_level(&remote, level.map(Into::into), time.as_deref()),
         Some(Command::Reload(remote)) => command::remote::reload(&remote),
         Some(Command::Drain {
             server,

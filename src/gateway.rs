@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::config::kind::Dialect;
 use crate::config::{self, Config, PoolId, Zone};
 use crate::inspect::Body;
 use crate::inspect::endpoint::Operation;
@@ -147,6 +148,7 @@ impl Gateway {
                 })
             });
             by_kind
+                || pool.dialect() != Dialect::OpenAi
                 || (pool.asks_for_models() && operation.is_some_and(Operation::has_model))
                 || target.fields != config::Fields::default()
                 || !pool.models.is_empty()
@@ -177,12 +179,14 @@ impl Gateway {
         fields::rewrite(body, &target.fields, pool, operation)
     }
 
-    /// The model that a target is asked for when the client asks for `public`.
+    /// The model that a target is asked for when the client asks for `public`; `audio`: to hear or
+    /// to speak.
     pub(crate) fn own_model(
         &self,
         route: usize,
         target: usize,
         public: Option<&str>,
+        audio: bool,
     ) -> Option<String> {
         let target = &self.config.routes[route].targets[target];
         if let Some(set) = target.fields.set.get("model") {
@@ -193,7 +197,7 @@ impl Gateway {
             .config
             .pool(target.pool)
             .models
-            .translate(public, false);
+            .translate(public, audio);
         Some(own.unwrap_or(public).to_owned())
     }
 
@@ -273,29 +277,39 @@ impl Gateway {
         }
     }
 
-    /// The pool and the server that `POOL/SERVER` names.
+    /// The servers, with their full names.
+    fn servers(&self) -> impl Iterator<Item = (String, &Arc<Pool>, usize)> {
+        self.pools.iter().flat_map(|pool| {
+            let servers = pool.config.servers.iter().enumerate();
+            servers.map(move |(n, server)| {
+                let name = format!("{}/{}", pool.config.name, server.name);
+                (name, pool, n)
+            })
+        })
+    }
+
+    /// The server with this full name, `POOL/SERVER`.
     ///
     /// # Errors
-    /// Which ones there are, if it names none.
+    /// If there is none; the message lists those there are.
     pub(crate) fn server_named(&self, name: &str) -> Result<(&Arc<Pool>, usize), String> {
-        let full = |pool: &Pool, n: usize| {
-            let server = &pool.config.servers[n].name;
-            format!("{}/{server}", pool.config.name)
-        };
-        let all = || {
-            let pools = self.pools.iter();
-            pools.flat_map(|pool| (0..pool.config.servers.len()).map(move |n| (pool, n)))
-        };
-        all()
-            .find(|(pool, n)| full(pool, *n) == name)
-            .ok_or_else(|| {
-                let known: Vec<String> = all().map(|(pool, n)| full(pool, n)).collect();
-                let name = crate::unit::printable(name);
-                format!(
-                    "there is no server `{name}`; there are {}",
-                    known.join(", ")
-                )
-            })
+        let found = self.servers().find(|(full, ..)| full == name);
+        found.map(|(_, pool, n)| (pool, n)).ok_or_else(|| {
+            let known: Vec<String> = self.servers().map(|(full, ..)| full).collect();
+            let name = crate::unit::printable(name);
+            format!(
+                "there is no server `{name}`; there are {}",
+                known.join(", ")
+            )
+        })
+    }
+
+    /// The servers that are drained by hand, and for how much longer; `None`: until they are
+    /// undrained.
+    pub(crate) fn drained(&self, now: Instant) -> Vec<(String, Option<Duration>)> {
+        self.servers()
+            .filter_map(|(name, pool, n)| Some((name, pool.drained_for(n, now)?)))
+            .collect()
     }
 
     /// Brings the gauges of all pools up to date.

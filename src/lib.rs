@@ -12,6 +12,7 @@
 //! | wait | `proxy::line` | for a slot of a busy server, or for a model that is being loaded | line full or too slow |
 //! | peer | `proxy::peer` | the server becomes an address with TLS and limits | |
 //! | transform | `transform`, `proxy::request` | path, headers, key, fields of the body, voices | |
+//! | translate | `dialect`, `proxy::words` | for servers with an API of their own: the request into their words, the answer out of them | no server has words for it |
 //! | relay | `proxy::relay`, `leg`, `hedge` | ask, perhaps two at once, judge, ask the next | plan exhausted |
 //! | account | `proxy::account`, `pool::eject` | what the outcome says about the server | |
 //! | deliver | `proxy::deliver`, `tunnel` | pass the answer on, or a WebSocket's bytes both ways | the server breaks off |
@@ -34,6 +35,7 @@
 mod cli;
 mod command;
 mod config;
+mod dialect;
 mod gateway;
 mod inspect;
 mod observe;

@@ -154,6 +154,22 @@ pub(crate) fn request_timeout() -> Reply {
     )
 }
 
+/// The servers of a route speak another dialect, which has no words for this request.
+pub(crate) fn not_said(why: &str, param: Option<&str>, pools: &str) -> Reply {
+    let why = printable(why);
+    let message = format!("This request cannot be put to {pools}: {why}.");
+    error(StatusCode::BAD_REQUEST, "invalid_request", &message, param)
+}
+
+/// They have no such endpoint at all.
+pub(crate) fn not_served(method: &str, path: &str, pools: &str) -> Reply {
+    let message = format!(
+        "The servers of {pools} have no {method} {}.",
+        printable(path)
+    );
+    error(StatusCode::NOT_FOUND, "no_route", &message, None)
+}
+
 // === we or the servers are ===
 
 /// Something of ours failed, such as a full disk; the log says what.
@@ -422,6 +438,8 @@ mod tests {
             queue_full("`a`", Duration::ZERO),
             queue_timeout("`a`", Duration::ZERO),
             too_large_for(25 << 20, "`a`"),
+            not_said("x", Some("n"), "`a`"),
+            not_served("POST", "/v1/x", "`a`"),
             plan_failed(Outcome::ConnectFailed, "a", "b"),
             plan_failed(Outcome::TimedOut(Phase::FirstByte), "a", "b"),
         ];

@@ -2,11 +2,15 @@
 //!
 //! They know how they are spelled in a configuration file and nothing about what they are used for.
 
+mod trace_context;
+
 use std::fmt;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
+
+pub(crate) use trace_context::TraceContext;
 
 /// A length of time as written in the file: a number with a unit (`250ms`, `5s`, `10m`, `1h30m`).
 /// `0s` means "none" wherever a limit is asked for.
@@ -118,6 +122,54 @@ impl fmt::Display for Percent {
     }
 }
 
+/// A share that may be small, as written in the file: `5%`, `0.1%`. Between 0 and 100 %, in
+/// millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fraction(u32);
+
+impl Fraction {
+    const WHOLE: u32 = 1_000_000;
+
+    pub(crate) const fn percent(percent: u8) -> Self {
+        Fraction(percent as u32 * (Self::WHOLE / 100))
+    }
+
+    /// From a number between 0 and 1.
+    pub(crate) fn from_ratio(ratio: f64) -> Option<Self> {
+        let millionths = (ratio * f64::from(Self::WHOLE)).round();
+        (0.0..=1.0)
+            .contains(&ratio)
+            .then_some(Fraction(millionths as u32))
+    }
+
+    /// Says yes so often.
+    #[cfg_attr(
+        not(feature = "otlp"),
+        expect(dead_code, reason = "draws are for traces")
+    )]
+    pub(crate) fn draw(self) -> bool {
+        fastrand::u32(..Self::WHOLE) < self.0
+    }
+}
+
+impl std::str::FromStr for Fraction {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.trim().trim_end_matches('%').trim_end();
+        let percent: Option<f64> = number.parse().ok();
+        percent
+            .and_then(|percent| Self::from_ratio(percent / 100.0))
+            .ok_or_else(|| format!("`{text}` is not a share; write `5%`, or `0.1%`"))
+    }
+}
+
+impl fmt::Display for Fraction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", f64::from(self.0) / f64::from(Self::WHOLE / 100))
+    }
+}
+
 /// Reads a unit from its text, so that serde reports our message at the scalar's own place.
 macro_rules! text_unit {
     ($unit:ident, $name:literal, $pattern:literal, $example:literal) => {
@@ -148,6 +200,12 @@ text_unit!(
     "25MiB"
 );
 text_unit!(Percent, "Percent", r"^\s*[0-9]{1,3}\s*%?\s*$", "20%");
+text_unit!(
+    Fraction,
+    "Fraction",
+    r"^\s*[0-9]{1,3}(\.[0-9]+)?\s*%?\s*$",
+    "0.1%"
+);
 
 /// A credential. Printing it in any way shows `[redacted]`, so that logging a configuration is
 /// safe by construction; [`Secret::expose`] is the only way to the text.
@@ -187,33 +245,6 @@ pub(crate) fn is_request_id(text: &str) -> bool {
 /// ask the system for randomness: three such calls were a tenth of a small request's time.
 pub(crate) fn new_request_id() -> String {
     format!("{:032x}", fastrand::u128(..))
-}
-
-/// Whether `text` is a W3C trace context we can continue (`00-<32 hex>-<16 hex>-<2 hex>`, no
-/// all-zero ids; <https://www.w3.org/TR/trace-context/#traceparent-header>).
-pub(crate) fn is_traceparent(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
-    let [version, trace, parent, flags] = parts[..] else {
-        return false;
-    };
-    let hex = |s: &str, n: usize| {
-        s.len() == n && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    version == "00"
-        && hex(trace, 32)
-        && hex(parent, 16)
-        && hex(flags, 2)
-        && trace.bytes().any(|b| b != b'0')
-        && parent.bytes().any(|b| b != b'0')
-}
-
-/// A fresh, sampled trace context.
-pub(crate) fn new_traceparent() -> String {
-    format!(
-        "00-{:032x}-{:016x}-01",
-        fastrand::u128(1..),
-        fastrand::u64(1..)
-    )
 }
 
 /// `text` with everything that could move a terminal's cursor or forge a line made visible.
@@ -261,6 +292,13 @@ mod tests {
         assert!("25".parse::<Size>().unwrap_err().contains("has no unit"));
         assert_eq!("20%".parse(), Ok(Percent(20)));
         assert!("120%".parse::<Percent>().is_err());
+        for (text, fraction) in [("5%", Fraction(50_000)), ("0.1%", Fraction(1_000))] {
+            assert_eq!(text.parse(), Ok(fraction));
+            assert_eq!(fraction.to_string(), text);
+        }
+        for bad in ["101%", "-1%", "NaN", "some"] {
+            assert!(bad.parse::<Fraction>().is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -277,20 +315,6 @@ mod tests {
             assert!(!is_request_id(bad), "{bad:?}");
         }
         assert!(is_request_id(&new_request_id()));
-    }
-
-    #[test]
-    fn trace_contexts_are_checked_before_they_are_continued() {
-        assert!(is_traceparent(&new_traceparent()));
-        for bad in [
-            "",
-            "00-0-0-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-        ] {
-            assert!(!is_traceparent(bad), "{bad}");
-        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `trunkline config show` and `trunkline config schema`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -8,8 +8,8 @@ use crate::cli::OK;
 use crate::command::source;
 use crate::config::pattern::Pattern;
 use crate::config::{
-    self, AccessLog, Config, Cors, Fields, Health, Hedge, HedgeAfter, Match, Names, Pool, RetryOn,
-    Route, Server, Timeouts,
+    self, AccessLog, Admin, Config, Cors, Fields, Health, Hedge, HedgeAfter, ListenerTls, Match,
+    Names, Pool, RetryOn, Route, Server, Timeouts, Tracing,
 };
 use crate::unit::Span;
 
@@ -61,19 +61,33 @@ fn object(entries: Vec<(&str, Value)>) -> Value {
     Value::Object(kept.map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
+fn listener_tls(tls: &ListenerTls) -> Value {
+    let path = |path: &PathBuf| Value::from(path.display().to_string());
+    object(vec![
+        ("cert", path(&tls.files.cert)),
+        ("key", path(&tls.files.key)),
+        ("min_version", json!(tls.min_version)),
+        ("client_ca", tls.files.client_ca.as_ref().map(path).into()),
+    ])
+}
+
+fn admin(admin: &Admin) -> Value {
+    let token = admin.token.as_ref().map(|_| "[redacted]");
+    object(vec![
+        ("address", admin.address.to_string().into()),
+        ("token", token.into()),
+        ("hosts", admin.hosts.clone().into()),
+        ("tls", admin.tls.as_ref().map(listener_tls).into()),
+    ])
+}
+
 fn effective(config: &Config) -> Value {
     let listeners = config.listeners.iter().map(|listener| {
         let cors = listener.cors.as_ref().map(|cors| match cors {
             Cors::Any => json!({ "origins": "*" }),
             Cors::Listed(origins) => json!({ "origins": origins }),
         });
-        let tls = listener.tls.as_ref().map(|tls| {
-            json!({
-                "cert": tls.files.cert.display().to_string(),
-                "key": tls.files.key.display().to_string(),
-                "min_version": tls.min_version,
-            })
-        });
+        let tls = listener.tls.as_ref().map(listener_tls);
         object(vec![
             ("address", listener.address.to_string().into()),
             ("tls", tls.unwrap_or_default()),
@@ -94,12 +108,7 @@ fn effective(config: &Config) -> Value {
     };
     object(vec![
         ("listeners", listeners.collect()),
-        (
-            "admin",
-            config
-                .admin
-                .map_or("off".into(), |address| address.to_string().into()),
-        ),
+        ("admin", config.admin.as_ref().map_or("off".into(), admin)),
         ("pools", pools.into()),
         (
             "routes",
@@ -125,6 +134,23 @@ fn effective(config: &Config) -> Value {
             "shutdown",
             json!({ "drain": span(Some(config.shutdown.drain)), "grace": span(Some(config.shutdown.grace)) }),
         ),
+        (
+            "tracing",
+            config.tracing.as_ref().map(tracing).unwrap_or_default(),
+        ),
+    ])
+}
+
+fn tracing(tracing: &Tracing) -> Value {
+    let headers = tracing.headers.iter();
+    let headers: Map<String, Value> = headers
+        .map(|(name, _)| (name.to_string(), "[redacted]".into()))
+        .collect();
+    object(vec![
+        ("otlp", tracing.endpoint.to_string().into()),
+        ("sample", tracing.sample.to_string().into()),
+        ("headers", headers.into()),
+        ("service_name", tracing.service_name.as_str().into()),
     ])
 }
 

@@ -1,14 +1,18 @@
 //! The commands, one file each, and what they share: finding and reading the configuration.
 
+mod admin_client;
+pub(crate) mod background;
 pub(crate) mod check_config;
 pub(crate) mod check_endpoints;
 mod client;
 pub(crate) mod completions;
+mod conductor;
 pub(crate) mod config;
 pub(crate) mod discover;
 mod embedded;
 pub(crate) mod healthcheck;
 pub(crate) mod import;
+mod listeners;
 mod logger;
 pub(crate) mod man;
 pub(crate) mod reference;
@@ -19,6 +23,7 @@ pub(crate) mod serve;
 pub(crate) mod source;
 pub(crate) mod standin;
 pub(crate) mod top;
+mod upgrade;
 
 /// The ids in an answer to `/v1/models`.
 fn models_in(body: &[u8]) -> Vec<String> {

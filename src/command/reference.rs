@@ -108,6 +108,7 @@ impl<'a> Reference<'a> {
         match name {
             "Duration" | "Size" => return name.to_lowercase(),
             "Percent" => return "share, as `20%`".to_owned(),
+            "Fraction" => return "share, as `0.1%`".to_owned(),
             _ => {}
         }
         let definition = &self.schema["$defs"][name];

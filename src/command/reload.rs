@@ -5,91 +5,26 @@
 //! into a container gives no sign when a file in it is replaced.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-
-use super::serve::{Running, apply};
+use super::listeners::lock;
+use super::serve::{Running, access_format, apply, set_logger};
+use super::upgrade::Inherited;
 use crate::cli::Run;
 use crate::command::source::{self, Source};
-use crate::proxy::tls::{self, Tls};
-use crate::service::admin::Order;
+use crate::config::Config;
+use crate::proxy::tls;
 
-/// How often files are looked at. A change is taken up when it was seen twice: a file that is being
-/// written is never read half.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// What reloads and stops a running program.
-pub(super) struct Conductor<'a> {
+/// What is needed to read the configuration again.
+pub(super) struct Reload<'a> {
     pub(super) running: &'a Running,
     pub(super) options: &'a Run,
-    pub(super) certificates: &'a [Arc<Tls>],
-    pub(super) orders: mpsc::Receiver<Order>,
     /// The configuration file, if there was one at the start.
     pub(super) file: Option<PathBuf>,
 }
 
-/// Who wants a reload.
-enum Asked {
-    Signal,
-    File,
-    Admin(Order),
-}
-
-impl Asked {
-    fn label(&self) -> &'static str {
-        match self {
-            Asked::Signal => "a signal",
-            Asked::File => "a changed file",
-            Asked::Admin(_) => "the admin listener",
-        }
-    }
-}
-
-impl Conductor<'_> {
-    /// Reloads whenever it is asked for, until a signal ends the program.
-    pub(super) async fn until_told_to_stop(mut self) {
-        let listen = |kind| signal(kind).expect("signals can be listened to at start-up");
-        let (mut term, mut int, mut hup) = (
-            listen(SignalKind::terminate()),
-            listen(SignalKind::interrupt()),
-            listen(SignalKind::hangup()),
-        );
-        let mut files = Files::new(self.files());
-        loop {
-            let by = tokio::select! {
-                _ = term.recv() => return,
-                _ = int.recv() => return,
-                _ = hup.recv() => Asked::Signal,
-                Some(order) = self.orders.recv() => Asked::Admin(order),
-                () = tokio::time::sleep(LOOK) => match files.changed() {
-                    true => Asked::File,
-                    false => continue,
-                },
-            };
-            // taken before the files are read: what is written meanwhile is another change
-            let before = Files::new(self.files());
-            self.running.notify.reloading();
-            let done = self.reload(by.label()).await;
-            if !matches!(by, Asked::File) {
-                tls::refresh(self.certificates, true).await;
-            }
-            self.running.notify.ready();
-            if let Asked::Admin(order) = by {
-                let _ = order.send(done);
-            }
-            let now = self.files();
-            files = match now == before.paths {
-                true => before,
-                false => Files::new(now),
-            };
-        }
-    }
-
+impl Reload<'_> {
     /// The files that the configuration in service was read from.
     /// The main one stays in the list when it is gone: it may come back.
     fn files(&self) -> Vec<PathBuf> {
@@ -98,48 +33,117 @@ impl Conductor<'_> {
         self.file.iter().chain(named).cloned().collect()
     }
 
-    /// Reads the file again.
+    /// The files as they are now.
+    pub(super) fn look(&self) -> Files {
+        Files::new(self.files())
+    }
+
+    /// The files as they were at `before`, or as they are now if they are others by now.
+    pub(super) fn look_since(&self, before: Files) -> Files {
+        let now = self.files();
+        match now == before.paths {
+            true => before,
+            false => Files::new(now),
+        }
+    }
+
+    /// Reads the file again. `by`: who asked for it. `certificates`: those are read again too, and
+    /// what is wrong with them is told at once.
     ///
     /// # Errors
     /// What is wrong with it, as it is printed too. The configuration before stays in service.
-    async fn reload(&self, by: &str) -> Result<String, String> {
-        let read = match source::find(self.options.config.as_deref()) {
-            Ok(Some(source)) => read(&source),
-            Ok(None) => Err("there is no file to read again".to_owned()),
-            Err(message) => Err(message),
-        };
-        let mut config = match read {
-            Ok(config) => config,
-            Err(why) => {
+    pub(super) async fn run(&self, by: &str, certificates: bool) -> Result<String, String> {
+        self.running.notify.reloading();
+        let done = self.read_and_serve().await;
+        match &done {
+            Ok(()) => {
+                log::info!(
+                    "the configuration was read again and is in service (asked for by {by})"
+                );
+            }
+            Err(_) => {
                 self.running.edge.metrics.not_configured();
                 log::error!(
                     "the configuration was not read again (asked for by {by}): the one before stays in service"
                 );
+            }
+        }
+        if certificates {
+            let all = lock(&self.running.listeners).certificates();
+            tls::refresh(&all, true).await;
+        }
+        self.running.notify.ready();
+        done.map(|()| "the configuration was read again and is in service".to_owned())
+    }
+
+    async fn read_and_serve(&self) -> Result<(), String> {
+        let mut config = match source::find(self.options.config.as_deref())? {
+            Some(source) => read(&source)?,
+            None => return Err("there is no file to read again".to_owned()),
+        };
+        apply(self.options, &mut config).inspect_err(|why| log::error!("{why}"))?;
+        self.serve(config)
+            .await
+            .inspect_err(|why| log::error!("{why}"))?;
+        self.running.from_file.store(true, Relaxed);
+        Ok(())
+    }
+
+    /// What can be refused comes first.
+    async fn serve(&self, config: Config) -> Result<(), String> {
+        let running = self.running;
+        let before = running.edge.snapshot();
+        let prepared = {
+            let listeners = lock(&running.listeners);
+            listeners.prepare(&config, &mut Inherited::default(), &running.edge.metrics)?
+        };
+        let (log, log_before) = (&config.log, &before.gateway.config.log);
+        if log != log_before {
+            let opened = running
+                .edge
+                .access_log
+                .reopen(&log.access, access_format(log));
+            opened.map_err(|error| format!("the access log cannot be opened: {error}"))?;
+            set_logger(log, self.options);
+        }
+        if config.tracing != before.gateway.config.tracing {
+            log::warn!("`tracing` changes only with `trunkline upgrade` or a restart");
+        }
+        let limits = config.limits;
+        running.put_into_service(config).await;
+        running.set_limits(limits);
+        running.serve_listeners(prepared)
+    }
+
+    /// Opens the access log anew, where it is now.
+    ///
+    /// # Errors
+    /// If it cannot be opened; then lines go where they went.
+    pub(super) fn reopen_logs(&self) -> Result<String, String> {
+        let edge = &self.running.edge;
+        let snapshot = edge.snapshot();
+        let log = &snapshot.gateway.config.log;
+        let opened = edge.access_log.reopen(&log.access, access_format(log));
+        match opened {
+            Ok(()) => log::info!("the access log was opened anew"),
+            Err(error) => {
+                let why = format!("the access log cannot be opened: {error}; it goes on as it was");
+                log::error!("{why}");
                 return Err(why);
             }
-        };
-        apply(self.options, &mut config);
-        let mut told = "the configuration was read again and is in service".to_owned();
-        if !config.same_process(&self.running.edge.snapshot().gateway.config) {
-            let restart = "listeners, admin, limits, log and shutdown change only with a restart";
-            log::warn!("{restart}");
-            told.push_str(&format!("; {restart}"));
         }
-        self.running.put_into_service(config).await;
-        self.running.from_file.store(true, Relaxed);
-        log::info!("the configuration was read again and is in service (asked for by {by})");
-        Ok(told)
+        Ok("the access log was opened anew".to_owned())
     }
 }
 
-fn read(source: &Source) -> Result<crate::config::Config, String> {
+fn read(source: &Source) -> Result<Config, String> {
     let (config, problems) = source.load();
     source.explain(&problems, "the configuration before stays in service");
     config.ok_or_else(|| source.plain(&problems))
 }
 
 /// Files, and what they held when a configuration was read from them.
-struct Files {
+pub(super) struct Files {
     paths: Vec<PathBuf>,
     settled: u64,
     doubtful: Option<u64>,
@@ -155,7 +159,7 @@ impl Files {
     }
 
     /// Whether they hold something else, and the same as at the last look.
-    fn changed(&mut self) -> bool {
+    pub(super) fn changed(&mut self) -> bool {
         let now = fingerprint(&self.paths);
         let changed = now != self.settled;
         let twice = changed && self.doubtful == Some(now);
@@ -168,7 +172,7 @@ impl Files {
 fn fingerprint(paths: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for path in paths {
-        std::fs::read(path).ok().hash(&mut hasher);
+        std::fs::read(path as &Path).ok().hash(&mut hasher);
     }
     hasher.finish()
 }

@@ -1,71 +1,23 @@
-//! Commands that talk to a running program through its admin listener: `reload`, `drain`,
-//! `undrain`, `status`.
+//! Commands that talk to a running program through its admin listener: `reload`, `upgrade`, `drain`,
+//! `undrain`, `log-level`, `status`.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::admin_client::{AdminClient, Answer};
 use crate::cli::{FAILED, NOT_RUNNING, OK, Output, Remote};
-use crate::command::source;
+use crate::config::Level;
 
 /// How long an answer may take; a reload resolves names first.
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// What an admin listener answered.
-struct Answer {
-    status: u16,
-    body: String,
-}
-
-/// Where the admin listener of the program is.
-///
-/// # Errors
-/// If it has none, or the file that would tell cannot be read.
-fn address(remote: &Remote) -> Result<SocketAddr, String> {
-    if let Some(address) = remote.admin {
-        return Ok(address);
-    }
-    let usual = SocketAddr::from(([127, 0, 0, 1], 2021));
-    let Some(source) = source::find(remote.config.as_deref())? else {
-        return Ok(usual);
-    };
-    // a file that is being mended still tells where the program of before listens
-    let Some(config) = source.load().0 else {
-        return Ok(usual);
-    };
-    config
-        .admin
-        .ok_or_else(|| format!("{} says `admin: off`", source.name))
-}
-
-fn ask(address: SocketAddr, method: &str, target: &str) -> Result<Answer, String> {
-    let failed = |e: std::io::Error| format!("nobody answers at {address}: {e}");
-    let mut stream =
-        TcpStream::connect_timeout(&address, Duration::from_secs(2)).map_err(failed)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    let head = format!(
-        "{method} {target} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).map_err(failed)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(failed)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok());
-    Ok(Answer {
-        status: status.ok_or_else(|| format!("what answers at {address} is no Trunkline"))?,
-        body: body.to_owned(),
-    })
-}
+/// The same for an upgrade: the other program looks for its servers first.
+const UPGRADE_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Asks for something to be done; says how that went and with which code to exit.
-fn order(remote: &Remote, target: &str) -> u8 {
-    match address(remote).and_then(|address| ask(address, "POST", target)) {
+fn order(remote: &Remote, target: &str, patience: Duration) -> u8 {
+    let asked = AdminClient::find(remote).and_then(|client| client.ask("POST", target, patience));
+    match asked {
         Ok(Answer { status: 200, body }) => {
             print!("{body}");
             OK
@@ -81,20 +33,38 @@ fn order(remote: &Remote, target: &str) -> u8 {
     }
 }
 
+/// `trunkline upgrade`
+pub(crate) fn upgrade(remote: &Remote) -> u8 {
+    order(remote, "/upgrade", UPGRADE_PATIENCE)
+}
+
+/// `trunkline log-level [LEVEL] [--for TIME]`
+pub(crate) fn log_level(remote: &Remote, level: Option<Level>, time: Option<&str>) -> u8 {
+    let given = [
+        ("level", level.map(|level| level.to_string())),
+        ("for", time.map(str::to_owned)),
+    ];
+    let given = given
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+    let query = given.collect::<Vec<_>>().join("&");
+    order(remote, &format!("/logs/level?{query}"), PATIENCE)
+}
+
 /// `trunkline reload`
 pub(crate) fn reload(remote: &Remote) -> u8 {
-    order(remote, "/reload")
+    order(remote, "/reload", PATIENCE)
 }
 
 /// `trunkline drain POOL/SERVER [--for TIME]`
 pub(crate) fn drain(remote: &Remote, server: &str, time: Option<&str>) -> u8 {
     let query = time.map(|time| format!("?for={time}")).unwrap_or_default();
-    order(remote, &format!("/drain/{server}{query}"))
+    order(remote, &format!("/drain/{server}{query}"), PATIENCE)
 }
 
 /// `trunkline undrain POOL/SERVER`
 pub(crate) fn undrain(remote: &Remote, server: &str) -> u8 {
-    order(remote, &format!("/undrain/{server}"))
+    order(remote, &format!("/undrain/{server}"), PATIENCE)
 }
 
 /// The status of the running program.
@@ -102,7 +72,7 @@ pub(crate) fn undrain(remote: &Remote, server: &str) -> u8 {
 /// # Errors
 /// Why there is none.
 pub(super) fn fetch(remote: &Remote) -> Result<Value, String> {
-    let answer = ask(address(remote)?, "GET", "/status")?;
+    let answer = AdminClient::find(remote)?.ask("GET", "/status", PATIENCE)?;
     match answer.status {
         200 => serde_json::from_str(&answer.body)
             .map_err(|_| "what answers is no Trunkline".to_owned()),

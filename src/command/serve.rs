@@ -1,27 +1,28 @@
 //! `trunkline run`: from a configuration to a running proxy, and from a signal to its end.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pingora::apps::http_app::HttpServer;
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::Connector;
-use tokio::sync::{mpsc, watch};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
+use super::background::{self, PidFile};
+use super::conductor::{Conductor, End};
+use super::listeners::{Listeners, Prepared, Serving, lock, watch_certificates};
+use super::reload::Reload;
+use super::upgrade::{self, Inherited, Program};
 use crate::cli::{BAD_CONFIG, FAILED, OK, Run};
 use crate::command::embedded::{self, Embedded};
-use crate::command::reload::Conductor;
 use crate::command::{logger, source};
 use crate::config::{self, Config, Format};
 use crate::gateway::Gateway;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
-use crate::proxy::http2::Front;
-use crate::proxy::listen::{Gate, Listener};
-use crate::proxy::tls::{self, Tls};
-use crate::proxy::{Edge, Proxy, Snapshot};
+use crate::proxy::listen::Gate;
+use crate::proxy::{Edge, Snapshot};
 use crate::reply;
 use crate::service::admin::Admin;
 use crate::service::notify::Notify;
@@ -34,6 +35,9 @@ const ADMIN_CONNECTIONS: usize = 256;
 
 /// How long requests may take to end that are cut.
 const CUT_TIME: Duration = Duration::from_secs(1);
+/// How long clients may keep a connection to a program that was replaced. Each answer closes its
+/// connection from then on; those that ask nothing so long are closed with nothing to lose.
+const LEAVE_TIME: Duration = Duration::from_secs(5);
 
 /// A server that runs: what reloads and the end of it need.
 pub(super) struct Running {
@@ -44,6 +48,12 @@ pub(super) struct Running {
     /// A file is in service, or was there from the start.
     pub(super) from_file: AtomicBool,
     pub(super) notify: Notify,
+    pub(super) listeners: Arc<Mutex<Listeners>>,
+    gate: Arc<Gate>,
+    admin_gate: Arc<Gate>,
+    admin: Arc<Admin>,
+    /// Where the configuration is from, for people.
+    source: String,
 }
 
 impl Running {
@@ -69,10 +79,34 @@ impl Running {
         self.edge.replace(Snapshot::new(gateway));
         self.edge.metrics.configured();
     }
+
+    /// Serves what was opened, and ends what is not wanted any more.
+    ///
+    /// # Errors
+    /// If no descriptor is left for a listener; the others are served.
+    pub(super) fn serve_listeners(&self, prepared: Prepared) -> Result<(), String> {
+        let serving = Serving {
+            edge: &self.edge,
+            gate: &self.gate,
+            admin_gate: &self.admin_gate,
+            admin: &self.admin,
+            source: &self.source,
+        };
+        lock(&self.listeners).serve(prepared, &serving)
+    }
+
+    pub(super) fn set_limits(&self, limits: config::Limits) {
+        self.gate.set(limits.connections, limits.header_timeout);
+        self.admin_gate
+            .set(ADMIN_CONNECTIONS, limits.header_timeout);
+    }
 }
 
 /// Serves until told to stop; says with which code to exit.
 pub(crate) fn run(options: &Run) -> u8 {
+    background::leave_terminal();
+    // both before there are threads, and before anything changes folders
+    let (inherited, program) = (Inherited::take_over(), Program::this());
     let source = match source::find(options.config.as_deref()) {
         Ok(source) => source,
         Err(message) => {
@@ -87,137 +121,183 @@ pub(crate) fn run(options: &Run) -> u8 {
             return FAILED;
         }
     };
-    let code = runtime.block_on(async {
-        match source {
+    let served = runtime.block_on(async {
+        let (config, name, embedded) = match source {
             Some(source) => {
-                let Some(config) = source.load_or_explain() else {
-                    return BAD_CONFIG;
-                };
-                serve(config, options, &source.name, None).await
+                let config = source.load_or_explain().ok_or((BAD_CONFIG, None))?;
+                (config, source.name, None)
             }
-            None => match embedded::prepare(options).await {
-                Ok(embedded) => {
-                    let config = embedded.config();
-                    serve(config, options, "the embedded default", Some(embedded)).await
-                }
-                Err(message) => {
-                    eprintln!("trunkline: {message}");
-                    FAILED
-                }
-            },
-        }
+            None => {
+                let embedded = embedded::prepare(options).await.map_err(failed)?;
+                let name = "the embedded default".to_owned();
+                (embedded.config(), name, Some(embedded))
+            }
+        };
+        serve(config, options, name, embedded, inherited, &program).await
     });
     // what still runs was given its time already
     runtime.shutdown_background();
-    code
+    match served {
+        Ok(()) => OK,
+        Err((code, message)) => {
+            if let Some(message) = message {
+                eprintln!("trunkline: {message}");
+            }
+            code
+        }
+    }
 }
 
-async fn serve(mut config: Config, options: &Run, source: &str, embedded: Option<Embedded>) -> u8 {
-    apply(options, &mut config);
-    start_logger(&config, options);
+/// With which code to exit, and what is to be said if it was not said yet.
+type Failure = (u8, Option<String>);
+
+fn failed(message: String) -> Failure {
+    (FAILED, Some(message))
+}
+
+async fn serve(
+    mut config: Config,
+    options: &Run,
+    source: String,
+    embedded: Option<Embedded>,
+    mut inherited: Inherited,
+    program: &Program,
+) -> Result<(), Failure> {
+    apply(options, &mut config).map_err(|why| (BAD_CONFIG, Some(why)))?;
+    set_logger(&config.log, options);
+    logger::start();
     // two descriptors a request; the usual 1024 would be over with 500 of them
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => log::debug!("{limit} descriptors may be open at once"),
         Err(error) => log::warn!("the limit of open descriptors cannot be raised: {error}"),
     }
+    look_for_authorities().map_err(failed)?;
     let metrics = Arc::new(Metrics::new(reply::CODES));
-    let opened = match open(&config, &metrics).await {
-        Ok(opened) => opened,
-        Err(message) => {
-            eprintln!("trunkline: {message}");
-            return FAILED;
-        }
-    };
-    let (shutdown, limits) = (config.shutdown, config.limits);
-    let listeners = config.listeners.clone();
-    let running = start(config, metrics, opened.access_log).await;
-
-    let (stop, stopping) = watch::channel(false);
-    let gate = Gate::new(limits.connections, limits.header_timeout);
-    let addresses: Vec<String> = opened
-        .clients
-        .iter()
-        .map(|l| l.address.to_string())
-        .collect();
-    for (listener, settings) in opened.clients.into_iter().zip(listeners) {
-        let scheme = settings.tls.as_ref().map_or("http", |_| "https");
-        log::info!("listening on {scheme}://{} with {source}", listener.address);
-        let app = front(&running.edge, listener.address, settings);
-        tokio::spawn(listener.serve(app, gate.clone(), stopping.clone()));
-    }
-    let certificates = opened.certificates;
-    tokio::spawn(tls::watch(certificates.clone()));
-    // readiness and metrics can be asked for to the very end
-    let (_admin_stop, admin_stopping) = watch::channel(false);
+    let listeners = Listeners::default();
+    let prepared = listeners
+        .prepare(&config, &mut inherited, &metrics)
+        .map_err(failed)?;
+    inherited.tell_of_the_rest();
+    let access_log = AccessLog::open(&config.log.access, access_format(&config.log))
+        .map_err(|error| failed(format!("the access log cannot be opened: {error}")))?;
+    let limits = config.limits;
+    let file = embedded.is_none().then(|| source.as_str().into());
     let (order, orders) = mpsc::channel(8);
-    let admin_address = opened.admin.as_ref().map(|listener| listener.address);
-    if let Some(listener) = opened.admin {
-        log::info!("admin endpoints on http://{}", listener.address);
-        let admin = Admin {
-            edge: running.edge.clone(),
-            config: source.to_owned(),
-            listeners: addresses.clone(),
-            reloads: order,
-            stand_ins: embedded
-                .as_ref()
-                .map_or_else(Arc::default, |e| e.stand_ins.clone()),
-        };
-        let gate = Gate::new(ADMIN_CONNECTIONS, limits.header_timeout);
-        tokio::spawn(listener.serve(Arc::new(HttpServer::new_app(admin)), gate, admin_stopping));
-    }
-    let is_file = embedded.is_none();
-    if let Some(embedded) = embedded {
+    let stand_ins = embedded.as_ref().map(|e| e.stand_ins.clone());
+    let (address, admin_address) = prepared.addresses();
+    let running = start(config, metrics, access_log, |edge| Admin {
+        edge: edge.clone(),
+        config: source.clone(),
+        listeners: Arc::default(),
+        orders: order,
+        stand_ins: stand_ins.unwrap_or_default(),
+    })
+    .await;
+    running.set_limits(limits);
+    let _pid_file = options.pid_file.as_deref().map(PidFile::write);
+    running.serve_listeners(prepared).map_err(failed)?;
+    drain_as_before(&running.edge);
+    tokio::spawn(watch_certificates(running.listeners.clone()));
+    if let (Some(embedded), Some(address)) = (embedded, address) {
         running.edge.metrics.demo.set(i64::from(embedded.is_demo()));
-        embedded.introduce(&addresses[0], admin_address);
+        embedded.introduce(&address.to_string(), admin_address);
         tokio::spawn(embedded.keep_looking(running.clone()));
     }
+    #[cfg(feature = "otlp")]
+    let traces = crate::service::otlp::start(&running.edge);
     running.notify.ready();
     tokio::spawn(running.notify.clone().keep_alive(running.edge.clone()));
-    let file = is_file.then(|| source.into());
     let conductor = Conductor {
-        running: &running,
-        options,
-        certificates: &certificates,
+        reload: Reload {
+            running: &running,
+            options,
+            file,
+        },
         orders,
-        file,
+        program,
     };
-    conductor.until_told_to_stop().await;
+    match conductor.until_the_end().await {
+        End::Stopped => stop(&running).await,
+        End::Replaced => leave(&running).await,
+    }
+    running.edge.access_log.flush();
+    #[cfg(feature = "otlp")]
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
+    Ok(())
+}
+
+/// Stops: not ready any more, then deaf to clients, then done.
+async fn stop(running: &Running) {
     log::info!("stopping");
+    let shutdown = running.edge.snapshot().gateway.config.shutdown;
     running.notify.stopping();
     running.edge.draining.store(true, Relaxed);
     tokio::time::sleep(shutdown.drain).await;
-    let _ = stop.send(true);
-    let unfinished = finish(&running.edge, &gate, shutdown.grace).await;
+    // readiness and metrics can be asked for to the very end
+    lock(&running.listeners).stop_accepting(false).end();
+    end(running, shutdown.grace).await;
+}
+
+/// Finishes what was begun, however long it takes: another program serves what is new.
+async fn leave(running: &Running) {
+    running.edge.draining.store(true, Relaxed);
+    let connections = lock(&running.listeners).stop_accepting(true);
+    let until_told = async {
+        let mut term = signal(SignalKind::terminate()).expect("it was listened to before");
+        let mut int = signal(SignalKind::interrupt()).expect("it was listened to before");
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    };
+    let until_done = async {
+        if tokio::time::timeout(LEAVE_TIME, gone(&running.gate))
+            .await
+            .is_err()
+        {
+            log::debug!(
+                "{} connections are kept by their clients",
+                running.gate.open()
+            );
+        }
+        connections.end();
+        finish(&running.edge, &running.gate, Duration::MAX).await;
+        // whoever asked for the upgrade waits for the answer
+        let _ = tokio::time::timeout(CUT_TIME, gone(&running.admin_gate)).await;
+    };
+    tokio::select! {
+        () = until_done => log::info!("everything is finished"),
+        () = until_told => {
+            log::info!("stopping");
+            end(running, running.edge.snapshot().gateway.config.shutdown.grace).await;
+        }
+    }
+}
+
+/// Waits until nobody is connected.
+async fn gone(gate: &Gate) {
+    while gate.open() > 0 {
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+/// Gives requests their time, and cuts those that take longer.
+async fn end(running: &Running, grace: Duration) {
+    let (edge, gate) = (&running.edge, &running.gate);
+    let unfinished = finish(edge, gate, grace).await;
     if unfinished > 0 {
         log::warn!("{unfinished} requests were not done within shutdown.grace and are cut");
-        running.edge.cut_requests();
-        finish(&running.edge, &gate, CUT_TIME).await;
+        edge.cut_requests();
+        finish(edge, gate, CUT_TIME).await;
     }
-    running.edge.access_log.flush();
-    OK
-}
-
-/// What serves the connections of a client listener.
-fn front(edge: &Arc<Edge>, address: SocketAddr, settings: config::Listener) -> Arc<Front> {
-    let proxy = Proxy {
-        edge: edge.clone(),
-        listener: address.to_string(),
-        cors: settings.cors,
-    };
-    Arc::new(Front {
-        proxy: Arc::new(proxy),
-        h2c: settings.h2c,
-    })
-}
-
-fn start_logger(config: &Config, options: &Run) {
-    let level = options.log.map_or(config.log.level, Into::into);
-    // the few lines of a start are for people, wherever they go, unless the file says otherwise
-    logger::start(level, config.log.format.unwrap_or(Format::Text));
 }
 
 /// Builds the gateway, finds its servers and starts to watch them.
-async fn start(config: Config, metrics: Arc<Metrics>, access_log: AccessLog) -> Arc<Running> {
+async fn start(
+    config: Config,
+    metrics: Arc<Metrics>,
+    access_log: AccessLog,
+    admin: impl FnOnce(&Arc<Edge>) -> Admin,
+) -> Arc<Running> {
     let connector = Arc::new(Connector::new(Some(ConnectorOptions::new(
         KEPT_CONNECTIONS,
     ))));
@@ -235,94 +315,85 @@ async fn start(config: Config, metrics: Arc<Metrics>, access_log: AccessLog) -> 
         metrics,
         access_log,
     ));
+    let admin = Arc::new(admin(&edge));
     Arc::new(Running {
-        edge,
         watcher,
         changing: tokio::sync::Mutex::default(),
         from_file: AtomicBool::new(false),
-        notify: Notify::from_environment(),
+        notify: Notify::from_environment(upgrade::READY),
+        listeners: Arc::default(),
+        gate: Gate::new(0, None),
+        admin_gate: Gate::new(0, None),
+        source: admin.config.clone(),
+        admin,
+        edge,
     })
 }
 
 /// What the command line and the environment say instead of the file.
-pub(super) fn apply(options: &Run, config: &mut Config) {
+///
+/// # Errors
+/// If the admin endpoints would be open to everybody.
+pub(super) fn apply(options: &Run, config: &mut Config) -> Result<(), String> {
     if let Some(address) = options.listen {
         config.listeners.truncate(1);
         config.listeners[0].address = address;
     }
     if let Some(address) = options.admin {
-        config.admin = Some(address);
+        let admin = config.admin.take().unwrap_or_else(|| config::Admin {
+            token: config::Admin::token_of(&|name| std::env::var(name).ok()),
+            ..config::Admin::at(address)
+        });
+        let admin = config::Admin { address, ..admin };
+        admin.may_listen()?;
+        config.admin = Some(admin);
     }
+    Ok(())
 }
 
-/// What a start needs of the system, before anything is served.
-struct Opened {
-    clients: Vec<Listener>,
-    /// Of the listeners that have one.
-    certificates: Vec<Arc<Tls>>,
-    admin: Option<Listener>,
-    access_log: AccessLog,
+pub(super) fn set_logger(log: &config::Log, options: &Run) {
+    let level = options.log.map_or(log.level, Into::into);
+    // the few lines of a start are for people, wherever they go, unless the file says otherwise
+    logger::set(level, log.format.unwrap_or(Format::Text));
 }
 
-async fn open(config: &Config, metrics: &Metrics) -> Result<Opened, String> {
-    // Pingora reads the system's certificate authorities and panics if these lead nowhere
-    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
-        if let Some(path) =
-            std::env::var_os(name).filter(|path| !std::path::Path::new(path).exists())
-        {
-            return Err(format!(
-                "${name} names {}, which does not exist",
-                path.display()
-            ));
+pub(super) fn access_format(log: &config::Log) -> Format {
+    let default = || logger::default_format(&std::io::stdout());
+    log.format.unwrap_or_else(default)
+}
+
+/// Servers that the program before had drained stay drained.
+fn drain_as_before(edge: &Edge) {
+    let snapshot = edge.snapshot();
+    for (name, left) in upgrade::drained_before() {
+        match snapshot.gateway.server_named(&name) {
+            Ok((pool, server)) => pool.drain(server, left, Instant::now()),
+            Err(why) => log::warn!("{why}"),
         }
     }
-    let bind = async |address: SocketAddr| {
-        Listener::bind(address, metrics).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => format!(
-                "{address} is taken by another program; `ss -ltnp 'sport = :{}'` names it, and --listen or --admin picks another",
-                address.port()
-            ),
-            _ => format!("{address} cannot be listened on: {error}"),
-        })
-    };
-    let mut clients = Vec::new();
-    let mut certificates = Vec::new();
-    for settings in &config.listeners {
-        let listener = bind(settings.address).await?;
-        let tls = match settings.tls.clone() {
-            Some(tls) => Some(Arc::new(Tls::new(
-                tls,
-                listener.address.to_string(),
-                metrics,
-            )?)),
-            None => None,
-        };
-        certificates.extend(tls.clone());
-        clients.push(listener.with_tls(tls));
-    }
-    let admin = match config.admin {
-        Some(address) => Some(bind(address).await?),
-        None => None,
-    };
-    let format = config
-        .log
-        .format
-        .unwrap_or_else(|| logger::default_format(&std::io::stdout()));
-    let access_log = AccessLog::open(&config.log.access, format)
-        .map_err(|error| format!("the access log cannot be opened: {error}"))?;
-    Ok(Opened {
-        clients,
-        certificates,
-        admin,
-        access_log,
-    })
 }
+
+/// Pingora reads the system's certificate authorities, and panics if these lead nowhere.
+fn look_for_authorities() -> Result<(), String> {
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        let path = std::env::var_os(name).map(std::path::PathBuf::from);
+        if let Some(path) = path.filter(|path| !path.exists()) {
+            let path = path.display();
+            return Err(format!("${name} names {path}, which does not exist"));
+        }
+    }
+    Ok(())
+}
+
+/// How often it is looked whether all is done.
+const TICK: Duration = Duration::from_millis(5);
 
 /// Waits for the requests in flight; says how many are left when their time is over.
 async fn finish(edge: &Edge, gate: &Gate, grace: Duration) -> i64 {
-    let end = Instant::now() + grace;
-    while edge.metrics.in_flight.get() > 0 && Instant::now() < end {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    let end = Instant::now().checked_add(grace);
+    let in_time = || end.is_none_or(|end| Instant::now() < end);
+    while edge.metrics.in_flight.get() > 0 && in_time() {
+        tokio::time::sleep(TICK).await;
     }
     log::debug!("{} connections are open at the end", gate.open());
     edge.metrics.in_flight.get()

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use pki_types::pem::PemObject;
 use pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::sign::CertifiedKey;
 use x509_parser::time::ASN1Time;
@@ -18,6 +19,8 @@ use x509_parser::time::ASN1Time;
 pub(crate) struct CertificateFiles {
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
+    /// Authorities of clients, who must show a certificate then.
+    pub(crate) client_ca: Option<PathBuf>,
 }
 
 /// What the files held at one moment, or why they could not be read.
@@ -25,11 +28,14 @@ pub(crate) struct Content<'a> {
     files: &'a CertificateFiles,
     cert: Result<Vec<u8>, String>,
     key: Result<Vec<u8>, String>,
+    client_ca: Option<Result<Vec<u8>, String>>,
 }
 
 /// A certificate that goes with its key.
 pub(crate) struct Certificate {
     pub(crate) key: Arc<CertifiedKey>,
+    /// Whose certificates clients may show.
+    pub(crate) client_roots: Option<Arc<RootCertStore>>,
     file: String,
     not_before: i64,
     /// Seconds since 1970.
@@ -41,11 +47,12 @@ pub(crate) struct Certificate {
 pub(crate) enum Fault {
     Cert(String),
     Key(String),
+    ClientCa(String),
 }
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Fault::Cert(why) | Fault::Key(why)) = self;
+        let (Fault::Cert(why) | Fault::Key(why) | Fault::ClientCa(why)) = self;
         f.write_str(why)
     }
 }
@@ -59,6 +66,7 @@ impl CertificateFiles {
             files: self,
             cert: read(&self.cert),
             key: read(&self.key),
+            client_ca: self.client_ca.as_deref().map(read),
         }
     }
 }
@@ -67,7 +75,7 @@ impl Content<'_> {
     /// Tells one content from another.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (&self.cert, &self.key).hash(&mut hasher);
+        (&self.cert, &self.key, &self.client_ca).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -78,9 +86,13 @@ impl Content<'_> {
     pub(crate) fn certificate(&self) -> Result<Certificate, Vec<Fault>> {
         let chain = self.chain().map_err(Fault::Cert);
         let key = self.private_key().map_err(Fault::Key);
-        let (chain, key) = match (chain, key) {
-            (Ok(chain), Ok(key)) => (chain, key),
-            (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
+        let roots = self.client_roots().map_err(Fault::ClientCa);
+        let (chain, key, client_roots) = match (chain, key, roots) {
+            (Ok(chain), Ok(key), Ok(roots)) => (chain, key, roots),
+            (chain, key, roots) => {
+                let faults = [chain.err(), key.err(), roots.err()];
+                return Err(faults.into_iter().flatten().collect());
+            }
         };
         let file = self.files.cert.display().to_string();
         let leaf = x509_parser::parse_x509_certificate(&chain[0]);
@@ -107,6 +119,7 @@ impl Content<'_> {
         })?;
         Ok(Certificate {
             key: Arc::new(key),
+            client_roots,
             file,
             not_before,
             expires,
@@ -114,14 +127,21 @@ impl Content<'_> {
     }
 
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>, String> {
-        let file = self.files.cert.display();
-        let found = CertificateDer::pem_slice_iter(self.cert.as_ref().map_err(String::clone)?)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| format!("no certificate can be read from `{file}`: {e}"))?;
-        match found.is_empty() {
-            true => Err(format!("`{file}` holds no certificate in PEM form")),
-            false => Ok(found),
+        certificates(&self.cert, &self.files.cert)
+    }
+
+    fn client_roots(&self) -> Result<Option<Arc<RootCertStore>>, String> {
+        let (Some(file), Some(content)) = (&self.files.client_ca, &self.client_ca) else {
+            return Ok(None);
+        };
+        let found = certificates(content, file)?;
+        let mut roots = RootCertStore::empty();
+        for root in found {
+            roots
+                .add(root)
+                .map_err(|e| format!("`{}` holds no usable authority: {e}", file.display()))?;
         }
+        Ok(Some(Arc::new(roots)))
     }
 
     fn private_key(&self) -> Result<PrivateKeyDer<'static>, String> {
@@ -158,5 +178,20 @@ impl Certificate {
                 "the certificate in `{file}` is not valid before {begins}; clients will refuse it"
             )
         })
+    }
+}
+
+/// The certificates in a PEM file; at least one.
+fn certificates(
+    content: &Result<Vec<u8>, String>,
+    file: &Path,
+) -> Result<Vec<CertificateDer<'static>>, String> {
+    let file = file.display();
+    let found = CertificateDer::pem_slice_iter(content.as_ref().map_err(String::clone)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| format!("no certificate can be read from `{file}`: {e}"))?;
+    match found.is_empty() {
+        true => Err(format!("`{file}` holds no certificate in PEM form")),
+        false => Ok(found),
     }
 }

@@ -22,6 +22,9 @@ pub(crate) enum Kind {
     Vllm,
     LiteLlm,
     Ollama,
+    // through its own API, and not its OpenAI endpoints
+    #[serde(rename = "ollama-native")]
+    OllamaNative,
     #[serde(rename = "llama.cpp")]
     LlamaCpp,
     LmStudio,
@@ -57,6 +60,15 @@ pub(crate) enum Loading {
     /// It takes the request and answers when the model is there; `GET /api/ps` lists the models
     /// that are.
     AnswersLate,
+}
+
+/// The words its servers take and give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Those of the clients: nothing is translated.
+    OpenAi,
+    /// Ollama's own API.
+    Ollama,
 }
 
 /// What is put right in a body on its way to servers that would refuse it.
@@ -128,6 +140,19 @@ const OLLAMA: &Traits = &Traits {
     health_path: Some("/api/version"),
     loading: Loading::AnswersLate,
     ..LOCAL
+};
+
+/// ollama docs/api.md: its own API, which has `options` such as `num_ctx`, `keep_alive` and `think`,
+/// and nothing but these endpoints to offer for OpenAI's
+const OLLAMA_NATIVE: &Traits = &Traits {
+    dialect: Dialect::Ollama,
+    paths: &[
+        ("/v1/chat/completions", "/api/chat"),
+        ("/v1/completions", "/api/generate"),
+        ("/v1/embeddings", "/api/embed"),
+        ("/v1/models", "/api/tags"),
+    ],
+    ..*OLLAMA
 };
 
 /// llama.cpp tools/server: 503 while it loads a model, then 200; 100 MiB a body
@@ -216,6 +241,8 @@ pub(crate) struct Traits {
     /// The whole upload is read before the server is connected, so that a slow client does not
     /// hold a thread of it.
     pub(crate) buffer_upload: bool,
+    /// What its servers speak. With another dialect than OpenAI's, they have nothing but `paths`.
+    pub(crate) dialect: Dialect,
     /// Paths the server has under another name.
     pub(crate) paths: &'static [(&'static str, &'static str)],
     /// Patterns of the voices it knows by itself.
@@ -243,6 +270,7 @@ const LOCAL: Traits = Traits {
     keepalive: true,
     first_byte: Span::secs(300),
     buffer_upload: false,
+    dialect: Dialect::OpenAi,
     paths: &[],
     voices: &[],
     models: &[],
@@ -319,6 +347,7 @@ impl Kind {
             Kind::Vllm => VLLM,
             Kind::LiteLlm => LITELLM,
             Kind::Ollama => OLLAMA,
+            Kind::OllamaNative => OLLAMA_NATIVE,
             Kind::LlamaCpp => LLAMA_CPP,
             Kind::LmStudio => LM_STUDIO,
             Kind::Kokoro => KOKORO,

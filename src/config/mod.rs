@@ -3,6 +3,7 @@
 //! `file` is what was written, `resolve` makes this out of it and reports every problem as data.
 //! Nothing here is an `Option` that means "not decided yet".
 
+mod admin;
 mod certificate;
 pub(crate) mod file;
 pub(crate) mod kind;
@@ -22,29 +23,35 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
+pub(crate) use admin::Admin;
 pub(crate) use certificate::{Certificate, CertificateFiles};
 pub(crate) use file::{
     Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, TlsVersion, Zone,
 };
-use kind::{Kind, Loading, Warming};
+use kind::{Dialect, Kind, Loading, Warming};
 use pattern::Pattern;
 use problem::Problem;
 pub(crate) use server_url::ServerUrl;
 pub(crate) use tls::Tls;
 
-use crate::unit::Secret;
+use crate::unit::{Fraction, Secret};
+
+/// Largest body that is translated, as it has to be in memory for that.
+const MOST_TRANSLATED: u64 = 32 * 1024 * 1024;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) listeners: Vec<Listener>,
     /// Where the admin endpoints listen, if anywhere.
-    pub(crate) admin: Option<SocketAddr>,
+    pub(crate) admin: Option<Admin>,
     pub(crate) pools: Vec<Pool>,
     pub(crate) routes: Vec<Route>,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) shutdown: Shutdown,
+    /// Where spans go; `None` for no traces.
+    pub(crate) tracing: Option<Tracing>,
     /// Files it was read from besides its own: keys and certificates.
     pub(crate) files: Vec<PathBuf>,
 }
@@ -308,6 +315,20 @@ pub(crate) struct Shutdown {
     pub(crate) grace: Duration,
 }
 
+/// Where spans go, and of how many requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tracing {
+    /// With its path.
+    pub(crate) endpoint: ServerUrl,
+    /// What the collector wants besides, such as a key.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Share of the requests that are traced if no caller has decided.
+    pub(crate) sample: Fraction,
+    pub(crate) service_name: String,
+    /// What else is said of this service.
+    pub(crate) attributes: Vec<(String, String)>,
+}
+
 /// Reads `text`. `folder` is where relative paths in it start; `env` answers `${VAR}`. The
 /// configuration is there exactly when no problem is an error.
 pub(crate) fn read(
@@ -318,7 +339,7 @@ pub(crate) fn read(
     let mut problems = Vec::new();
     let config = tree::Tree::parse(text, env, &mut problems).and_then(|tree| {
         let file: file::File = tree.read(&mut problems)?;
-        resolve::resolve(file, &tree, folder, &mut problems)
+        resolve::resolve(file, &tree, folder, env, &mut problems)
     });
     problems.sort_by_key(|p| (p.span.start, p.span.end));
     let broken = problems.iter().any(Problem::is_error);
@@ -383,15 +404,6 @@ fn later(key: &str) -> Option<&'static str> {
 }
 
 impl Config {
-    /// Whether two configurations differ only in what can change while the program runs.
-    pub(crate) fn same_process(&self, other: &Config) -> bool {
-        self.listeners == other.listeners
-            && self.admin == other.admin
-            && self.limits == other.limits
-            && self.log == other.log
-            && self.shutdown == other.shutdown
-    }
-
     pub(crate) fn pool(&self, id: PoolId) -> &Pool {
         &self.pools[id.0]
     }
@@ -442,8 +454,22 @@ impl Pool {
     /// The largest body in bytes its servers take; `audio` is that of an upload of audio.
     pub(crate) fn largest_body(&self, audio: bool) -> Option<u64> {
         let by_kind = self.kind.and_then(|k| k.traits().max_upload);
+        let translated = (self.dialect() != Dialect::OpenAi).then_some(MOST_TRANSLATED);
         self.max_body
             .or_else(|| by_kind.filter(|_| audio).map(|size| size.0))
+            .or(translated)
+    }
+
+    /// What its servers speak.
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.kind.map_or(Dialect::OpenAi, |k| k.traits().dialect)
+    }
+
+    /// The endpoints its servers have, if a dialect of their own leaves them only some.
+    pub(crate) fn served(&self) -> Option<Vec<&'static str>> {
+        let traits = self.kind?.traits();
+        let few = traits.dialect != Dialect::OpenAi;
+        few.then(|| traits.paths.iter().map(|(path, _)| *path).collect())
     }
 
     /// Whether some server has a bound on what it works on at once.

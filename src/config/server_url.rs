@@ -56,20 +56,6 @@ impl ServerUrl {
 
     /// Whether the host stands on the internet, as far as its name or address tells.
     pub(crate) fn is_public(&self) -> bool {
-        /// Domains that no public name ends with (RFC 6761, RFC 6762, RFC 8375, ICANN's
-        /// `internal`), and what people and clusters use at home.
-        const AT_HOME: &[&str] = &[
-            "local",
-            "internal",
-            "lan",
-            "home",
-            "home.arpa",
-            "localhost",
-            "localdomain",
-            "test",
-            "ts.net",
-            "svc",
-        ];
         match self.host.parse::<IpAddr>() {
             Ok(IpAddr::V4(ip)) => {
                 // 100.64.0.0/10 (RFC 6598) is what Tailscale gives out
@@ -86,13 +72,7 @@ impl ServerUrl {
                     || ip.is_unicast_link_local()
                     || ip.is_unspecified())
             }
-            Err(_) => {
-                let at_home = |domain: &str| {
-                    let rest = self.host.strip_suffix(domain);
-                    rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-                };
-                self.host.contains('.') && !AT_HOME.iter().any(|domain| at_home(domain))
-            }
+            Err(_) => is_public_name(&self.host),
         }
     }
 
@@ -107,6 +87,29 @@ impl ServerUrl {
             (true, false) => format!("[{}]:{}", self.host, self.port),
         }
     }
+}
+
+/// Whether the DNS of the internet may know a name, which is in lower case.
+pub(super) fn is_public_name(name: &str) -> bool {
+    /// Domains that no public name ends with (RFC 6761, RFC 6762, RFC 8375, ICANN's
+    /// `internal`), and what people and clusters use at home.
+    const AT_HOME: &[&str] = &[
+        "local",
+        "internal",
+        "lan",
+        "home",
+        "home.arpa",
+        "localhost",
+        "localdomain",
+        "test",
+        "ts.net",
+        "svc",
+    ];
+    let at_home = |domain: &str| {
+        let rest = name.strip_suffix(domain);
+        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    name.contains('.') && !AT_HOME.iter().any(|domain| at_home(domain))
 }
 
 impl fmt::Display for ServerUrl {

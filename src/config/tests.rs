@@ -69,7 +69,7 @@ fn around(pool: &str, route: &str) -> String {
 fn the_smallest_file_is_read_with_every_default() {
     let config = good(SMALLEST);
     assert_eq!(config.listeners[0].address.to_string(), "127.0.0.1:2020");
-    assert_eq!(config.admin.unwrap().to_string(), "127.0.0.1:2021");
+    assert_eq!(config.admin.unwrap().address.to_string(), "127.0.0.1:2021");
     let kokoro = &config.pools[0];
     assert_eq!(
         kokoro
@@ -281,7 +281,6 @@ fn credentials_follow_the_pool() {
 #[test]
 fn what_runs_but_is_probably_wrong_is_a_warning() {
     let text = r#"
-admin: 0.0.0.0:9
 pools:
   a: { servers: ["http://h:1", "http://h:1"], tls: { verify: false }, api_key: plain }
   unused: { servers: ["http://h:3"] }
@@ -296,7 +295,6 @@ routes:
         .map(|p| p.message.as_str())
         .collect();
     for part in [
-        "other machines",
         "is in pool `a` twice",
         "certificates are not checked",
         "plain text",
@@ -308,6 +306,28 @@ routes:
             "{part} not in {warnings:#?}"
         );
     }
+}
+
+#[test]
+fn admin_endpoints_that_others_can_reach_ask_for_something() {
+    let with = |admin: &str, env: &[(&str, &str)]| {
+        let (config, problems) = read_with(&format!("admin: {admin}\n{}", around("", "")), env);
+        let messages: Vec<String> = problems.into_iter().map(|p| p.message).collect();
+        (config.and_then(|config| config.admin), messages)
+    };
+    for open in ["0.0.0.0:9", "{ address: '192.168.1.5:9' }", "':9'"] {
+        let (admin, problems) = with(open, &[]);
+        assert!(admin.is_none(), "{open}");
+        assert!(problems[0].contains("set a token"), "{problems:?}");
+    }
+    let (admin, _) = with("{ address: '0.0.0.0:9', token: s3cret }", &[]);
+    assert_eq!(admin.unwrap().token.unwrap().expose(), "s3cret");
+    let (admin, problems) = with("0.0.0.0:9", &[("TRUNKLINE_ADMIN_TOKEN", "of-env")]);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(admin.unwrap().token.unwrap().expose(), "of-env");
+    let (admin, _) = with("{ token: '${T}' }", &[("T", "t")]);
+    assert_eq!(admin.unwrap().address.to_string(), "127.0.0.1:2021");
+    assert!(with("off", &[]).0.is_none() && with("false", &[]).0.is_none());
 }
 
 #[test]
@@ -384,4 +404,51 @@ fn an_empty_condition_is_none() {
     .conditions;
     assert!(conditions.hosts.is_empty() && conditions.voices.is_empty());
     assert_eq!(conditions.models.len(), 1);
+}
+
+#[test]
+fn what_a_collector_wants_is_a_secret() {
+    let text = "tracing: { headers: { x-key: sk-canary }, otlp: 'http://h:1' }";
+    let shown = without_secrets(text);
+    assert!(
+        !shown.contains("canary") && shown.contains("http://h:1"),
+        "{shown}"
+    );
+    #[cfg(feature = "otlp")]
+    {
+        let config = good(&format!("{SMALLEST}{text}\n"));
+        assert!(!format!("{config:?}").contains("canary"));
+        let tracing = config.tracing.unwrap();
+        assert_eq!(tracing.endpoint.to_string(), "http://h:1/v1/traces");
+        assert_eq!(tracing.sample.to_string(), "5%");
+        assert_eq!(tracing.headers[0].1, "sk-canary");
+    }
+}
+
+#[cfg(feature = "otlp")]
+#[test]
+fn a_collector_that_cannot_be_is_told_of() {
+    let with = |tracing: &str| format!("{SMALLEST}tracing: {tracing}\n");
+    check(
+        &with("{ otlp: 'gpu-a:4318' }"),
+        &["tracing.otlp: `gpu-a:4318`"],
+    );
+    check(
+        &with("{ otlp: 'http://h:4317' }"),
+        &["tracing.otlp: 4317 is the port of OTLP over gRPC"],
+    );
+    check(
+        &with("{ headers: { host: x } }"),
+        &["tracing.headers.host: `host` is written"],
+    );
+    check(
+        &with("{ sample: 101% }"),
+        &["tracing.sample: `101%` is not a share"],
+    );
+    let (config, problems) = read_with(&with("{}"), &[("OTEL_TRACES_SAMPLER_ARG", "much")]);
+    assert!(config.is_none());
+    assert!(
+        problems[0].message.contains("OTEL_TRACES_SAMPLER_ARG"),
+        "{problems:?}"
+    );
 }

@@ -4,7 +4,7 @@
 //! counted, so that nothing is lost silently.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::record::Record;
 use crate::config::{AccessLog as Target, Format};
-use crate::unit::printable;
+use crate::unit::{TraceContext, printable};
 
 /// Lines that may wait. At 600 bytes a line this is 40 MB in the worst case, about a second of
 /// traffic beyond what one machine serves.
@@ -21,10 +21,21 @@ const QUEUE: usize = 65_536;
 
 /// The handle requests write to.
 pub(crate) struct AccessLog {
-    sender: Option<SyncSender<String>>,
-    format: Format,
+    sender: SyncSender<Message>,
+    /// Nothing is written.
+    off: AtomicBool,
+    /// Lines are text, else JSON.
+    text: AtomicBool,
     dropped: Arc<AtomicU64>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// What the writer is told, in order.
+enum Message {
+    Line(String),
+    /// What comes behind this goes here.
+    Output(Box<dyn Write + Send>),
+    End,
 }
 
 impl AccessLog {
@@ -33,50 +44,58 @@ impl AccessLog {
     /// # Errors
     /// If the file cannot be opened for appending.
     pub(crate) fn open(target: &Target, format: Format) -> io::Result<Self> {
-        let output: Box<dyn Write + Send> = match target {
-            Target::Off => return Ok(Self::with(None, format)),
-            Target::Stdout => Box::new(io::stdout()),
-            Target::Stderr => Box::new(io::stderr()),
-            Target::File(path) => Box::new(
-                std::fs::OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(path)?,
-            ),
-        };
-        Ok(Self::with(Some(output), format))
+        let log = Self::with(output(target)?);
+        log.set(target, format);
+        Ok(log)
     }
 
-    fn with(output: Option<Box<dyn Write + Send>>, format: Format) -> Self {
+    /// Writes to another place, or opens the same file anew: the one before may have been moved
+    /// away. Lines that are queued go where they were to go.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, or the queue is full; then the log stays as it was.
+    pub(crate) fn reopen(&self, target: &Target, format: Format) -> io::Result<()> {
+        let output = output(target)?;
+        if self.sender.try_send(Message::Output(output)).is_err() {
+            return Err(io::Error::other("what it writes to now takes nothing"));
+        }
+        self.set(target, format);
+        Ok(())
+    }
+
+    fn set(&self, target: &Target, format: Format) {
+        self.off.store(*target == Target::Off, Relaxed);
+        self.text.store(format == Format::Text, Relaxed);
+    }
+
+    fn with(output: Box<dyn Write + Send>) -> Self {
         let dropped = Arc::new(AtomicU64::new(0));
-        let (sender, writer) = match output {
-            None => (None, None),
-            Some(output) => {
-                let (sender, lines) = sync_channel(QUEUE);
-                let dropped = dropped.clone();
-                let writer = std::thread::Builder::new()
-                    .name("access-log".into())
-                    .spawn(move || write_lines(&lines, output, &dropped))
-                    .expect("a thread can be started at start-up");
-                (Some(sender), Some(writer))
-            }
-        };
+        let (sender, messages) = sync_channel(QUEUE);
+        let lost = dropped.clone();
+        let writer = std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || write_lines(&messages, output, &lost))
+            .expect("a thread can be started at start-up");
         AccessLog {
             sender,
-            format,
+            off: AtomicBool::new(false),
+            text: AtomicBool::new(false),
             dropped,
-            writer: Mutex::new(writer),
+            writer: Mutex::new(Some(writer)),
         }
     }
 
     /// Queues the line for a request.
     pub(crate) fn write(&self, record: &Record) {
-        let Some(sender) = &self.sender else { return };
-        let line = match self.format {
-            Format::Json => json_line(record),
-            Format::Text => text_line(record),
+        if self.off.load(Relaxed) {
+            return;
+        }
+        let line = match self.text.load(Relaxed) {
+            false => json_line(record),
+            true => text_line(record),
         };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sender.try_send(line) {
+        let sent = self.sender.try_send(Message::Line(line));
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sent {
             self.dropped.fetch_add(1, Relaxed);
         }
     }
@@ -89,12 +108,8 @@ impl AccessLog {
     /// Writes what is queued; nothing is lost at the end of the program. Waits at most two
     /// seconds for an output that does not take it.
     pub(crate) fn flush(&self) {
-        let Some(sender) = &self.sender else { return };
-        // an empty line is the sign to say when everything before it is written
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
-        let mut sign = String::new();
-        while let Err(TrySendError::Full(back)) = sender.try_send(std::mem::take(&mut sign)) {
-            sign = back;
+        while let Err(TrySendError::Full(_)) = self.sender.try_send(Message::End) {
             if std::time::Instant::now() > deadline {
                 return;
             }
@@ -113,29 +128,54 @@ impl AccessLog {
     }
 }
 
-fn write_lines(lines: &Receiver<String>, mut output: Box<dyn Write + Send>, dropped: &AtomicU64) {
+fn output(target: &Target) -> io::Result<Box<dyn Write + Send>> {
+    Ok(match target {
+        Target::Off => Box::new(io::sink()),
+        Target::Stdout => Box::new(io::stdout()),
+        Target::Stderr => Box::new(io::stderr()),
+        Target::File(path) => Box::new(
+            std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)?,
+        ),
+    })
+}
+
+/// Lines that are written at once.
+const BATCH: usize = 512;
+
+fn write_lines(
+    messages: &Receiver<Message>,
+    mut output: Box<dyn Write + Send>,
+    dropped: &AtomicU64,
+) {
     let mut batch = String::new();
-    while let Ok(line) = lines.recv() {
+    while let Ok(first) = messages.recv() {
         batch.clear();
         let mut count = 0;
-        let mut last = false;
-        for line in std::iter::once(line).chain(lines.try_iter()).take(512) {
-            last = line.is_empty();
-            if last {
-                break;
+        let mut then = None;
+        for message in std::iter::once(first)
+            .chain(messages.try_iter())
+            .take(BATCH)
+        {
+            match message {
+                Message::Line(line) => batch.push_str(&line),
+                other => {
+                    then = Some(other);
+                    break;
+                }
             }
-            batch.push_str(&line);
             count += 1;
         }
-        if output
-            .write_all(batch.as_bytes())
-            .and_then(|()| output.flush())
-            .is_err()
-        {
+        let written = output.write_all(batch.as_bytes());
+        if written.and_then(|()| output.flush()).is_err() {
             dropped.fetch_add(count, Relaxed);
         }
-        if last {
-            return;
+        match then {
+            Some(Message::Output(other)) => output = other,
+            Some(_) => return,
+            None => {}
         }
     }
 }
@@ -144,8 +184,10 @@ fn write_lines(lines: &Receiver<String>, mut output: Box<dyn Write + Send>, drop
 struct JsonLine<'a> {
     ts: String,
     request_id: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    trace_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    span_id: Option<String>,
     client: Option<String>,
     listener: &'a str,
     method: &'a str,
@@ -198,7 +240,8 @@ fn json_line(record: &Record) -> String {
     let line = JsonLine {
         ts: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         request_id: &record.request_id,
-        trace_id: record.traceparent.split('-').nth(1).unwrap_or_default(),
+        trace_id: record.trace.map(TraceContext::trace_id),
+        span_id: record.trace.map(TraceContext::span_id),
         client: record.client.map(|ip| ip.to_canonical().to_string()),
         listener: &record.listener,
         method: &record.method,
@@ -284,11 +327,13 @@ mod tests {
                     pool: "kokoro".into(),
                     server: "gpu-a".into(),
                     result: "timeout".into(),
+                    ..AttemptNote::default()
                 },
                 AttemptNote {
                     pool: "openai".into(),
                     server: "api".into(),
                     result: "200".into(),
+                    ..AttemptNote::default()
                 },
             ],
             ..Record::default()
@@ -330,7 +375,7 @@ mod tests {
     #[test]
     fn a_stuck_output_holds_up_nobody_and_every_lost_line_is_counted() {
         let (release, stuck) = std::sync::mpsc::channel();
-        let log = AccessLog::with(Some(Box::new(Stuck(stuck))), Format::Text);
+        let log = AccessLog::with(Box::new(Stuck(stuck)));
         let total = QUEUE as u64 + 5_000;
         for _ in 0..total {
             log.write(&record());

@@ -98,6 +98,7 @@ mod tests {
             pool: "a".into(),
             server: "s".into(),
             result: "200".into(),
+            ..AttemptNote::default()
         };
         Record {
             status,

@@ -119,6 +119,8 @@ pub(crate) struct Metrics {
     /// The last time a configuration was put into service or refused.
     last_reload: Mutex<Option<LastReload>>,
     pub(crate) demo: IntGauge,
+    /// By reason.
+    pub(crate) admin_rejected: IntCounterVec,
     log_dropped: IntCounter,
 }
 
@@ -340,6 +342,7 @@ impl Metrics {
             reload_successful: make.register(IntGauge::new("trunkline_config_last_reload_successful", "Whether the last configuration was put into service.")),
             reload_timestamp: make.register(Gauge::new("trunkline_config_last_reload_success_timestamp_seconds", "When the configuration in service was put there.")),
             last_reload: Mutex::new(None),
+            admin_rejected: make.counter("admin_rejected_total", "Requests at the admin listener that were refused.", &["reason"]),
             demo: make.register(IntGauge::new("trunkline_demo_mode", "1 while stand-ins serve.")),
             log_dropped: make.register(IntCounter::new("trunkline_log_lines_dropped_total", "Access log lines that were dropped.")),
             registry: registry.clone(),
@@ -492,6 +495,7 @@ impl Metrics {
             limits: crate::config::Limits::default(),
             log: crate::config::Log::default(),
             shutdown: crate::config::Shutdown::default(),
+            tracing: None,
             files: Vec::new(),
         };
         RouteMetrics {
@@ -648,6 +652,18 @@ impl Metrics {
         self.transitions
             .with_label_values(&[pool, server, to])
             .inc();
+    }
+
+    /// Counters of spans: those a collector has, and those that were dropped, by reason.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn spans(&self) -> (IntCounter, IntCounterVec) {
+        let make = Maker(&self.registry);
+        let exported = IntCounter::new("trunkline_spans_exported_total", "Spans a collector took.");
+        let help = "Spans that were dropped, by reason.";
+        (
+            make.register(exported),
+            make.counter("spans_dropped_total", help, &["reason"]),
+        )
     }
 
     /// Everything, in Prometheus' text format. `log_dropped` is the access log's own count.

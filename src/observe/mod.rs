@@ -5,4 +5,9 @@ pub(crate) mod failures;
 pub(crate) mod metrics;
 pub(crate) mod record;
 pub(crate) mod status;
+#[cfg(not(feature = "otlp"))]
+#[path = "no_trace.rs"]
+pub(crate) mod trace;
+#[cfg(feature = "otlp")]
+pub(crate) mod trace;
 pub(crate) mod usage;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::trace::{EndedAttempt, RequestSpan};
 use super::usage::Usage;
+use crate::unit::TraceContext;
 
 /// How a request ended, seen from the edge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -45,12 +47,13 @@ impl Termination {
 }
 
 /// One try of one server, as it is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AttemptNote {
     pub(crate) pool: String,
     pub(crate) server: String,
     /// `200`, `timeout`, `connect_error`, …
     pub(crate) result: String,
+    pub(crate) span: EndedAttempt,
 }
 
 impl std::fmt::Display for AttemptNote {
@@ -63,7 +66,9 @@ impl std::fmt::Display for AttemptNote {
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     pub(crate) request_id: String,
-    pub(crate) traceparent: String,
+    /// Its trace, and the span above what it causes. `None` if it had no head.
+    pub(crate) trace: Option<TraceContext>,
+    pub(crate) span: RequestSpan,
     pub(crate) listener: String,
     pub(crate) client: Option<IpAddr>,
     pub(crate) method: String,

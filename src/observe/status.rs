@@ -12,6 +12,8 @@ use crate::pool::{Durations, ServerState};
 #[derive(Serialize)]
 pub(crate) struct Status {
     pub(crate) version: &'static str,
+    /// The process id.
+    pub(crate) process: u32,
     pub(crate) uptime_seconds: u64,
     /// Accepting requests, and at least one server can be asked.
     pub(crate) ready: bool,

@@ -14,7 +14,7 @@ pub(crate) use budget::Budget;
 pub(crate) use verdict::{Outcome, Phase, Verdict, judge};
 
 use crate::config::kind::{Loading, Warming};
-use crate::config::{Auth, Balance, Cost, HashBy, Pool as Settings, Route, Server, Zone};
+use crate::config::{Auth, Balance, Cost, HashBy, Route, Server, Zone};
 use crate::pool::{Lease, Member, Pick, Pool, Wanted};
 
 /// Longest pause between two retries, in times of `retry.backoff`.
@@ -36,9 +36,22 @@ pub(crate) struct Terrain<'a> {
     pub(crate) audio: bool,
     /// What the request is hashed by.
     pub(crate) hash: &'a dyn Fn(&HashBy) -> u64,
+    /// Whether the servers of a target can be asked in their own words.
+    pub(crate) wording: &'a dyn Fn(usize) -> Wording,
     /// The model that a target is asked for.
     pub(crate) model: &'a dyn Fn(usize) -> Option<String>,
     pub(crate) now: Instant,
+}
+
+/// How far a request is in the dialect of a target's servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wording {
+    /// It is, or they speak the client's.
+    Ready,
+    /// It has to be translated first.
+    Wanted,
+    /// It cannot be said there.
+    Impossible,
 }
 
 /// What comes next.
@@ -46,6 +59,10 @@ pub(crate) enum Next {
     Ask(Attempt),
     /// The rest of the body is to be read before a server is chosen.
     ReadBody,
+    /// The request is to be put into the words of the target's servers.
+    Translate {
+        target: usize,
+    },
     /// All slots of the target's pool are taken; one may wait for one, or `pass`.
     Queue {
         target: usize,
@@ -103,6 +120,8 @@ pub(crate) enum Refusal {
     TooLarge,
     /// The request must stay at home.
     Zone,
+    /// Its servers have no words for the request.
+    Wordless,
 }
 
 /// The order in which the servers of a route are tried for one request.
@@ -173,12 +192,17 @@ impl Plan {
                     self.move_on();
                     continue;
                 }
-                if let Some(refusal) = bars(&pool.config, on) {
+                if let Some(refusal) = bars(self.target, on) {
                     self.pass(refusal);
                     continue;
                 }
                 if needs_body(pool, on) {
                     return Ok(Next::ReadBody);
+                }
+                if (on.wording)(self.target) == Wording::Wanted {
+                    return Ok(Next::Translate {
+                        target: self.target,
+                    });
                 }
                 if self.would_be_cold(pool, on) {
                     // to be asked all the same if nobody else is left
@@ -304,7 +328,9 @@ impl Plan {
         for (target, of) in on.route.targets.iter().enumerate().skip(self.target) {
             let pool = &on.pools[of.pool.0];
             let costs = pool.config.cost == Cost::Paid && !paid;
-            if costs || bars(&pool.config, on).is_some() {
+            // nor is there time to find words now
+            let silent = (on.wording)(target) != Wording::Ready;
+            if costs || silent || bars(target, on).is_some() {
                 continue;
             }
             let pick = self.asking(target, pool, on, |wanted| {
@@ -331,7 +357,7 @@ impl Plan {
         // a queue says more about what could be done than what the file rules out
         let says = |why: Refusal| match why {
             Refusal::Zone => 1,
-            Refusal::TooLarge => 2,
+            Refusal::TooLarge | Refusal::Wordless => 2,
             Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Warming => 3,
         };
         if self.passed.is_none_or(|passed| says(passed) < says(why)) {
@@ -384,7 +410,7 @@ impl Plan {
     /// Whether somebody else could be asked if the current attempt fails.
     pub(crate) fn could_go_on(&self, on: &Terrain<'_>) -> bool {
         let rest = on.route.targets.iter().enumerate().skip(self.target);
-        rest.filter(|(_, target)| bars(&on.pools[target.pool.0].config, on).is_none())
+        rest.filter(|(n, _)| bars(*n, on).is_none())
             .any(|(n, target)| {
                 let pool = &on.pools[target.pool.0];
                 let attempts_left = n > self.target || self.in_pool < on.route.retry.attempts;
@@ -395,9 +421,10 @@ impl Plan {
 
     /// Whether a pool behind the current one could be asked.
     pub(crate) fn has_another_pool(&self, on: &Terrain<'_>) -> bool {
-        let rest = on.route.targets.iter().skip(self.target + 1);
-        rest.map(|target| &on.pools[target.pool.0])
-            .any(|pool| bars(&pool.config, on).is_none() && pool.is_available(on.now))
+        let mut rest = on.route.targets.iter().enumerate().skip(self.target + 1);
+        rest.any(|(n, target)| {
+            bars(n, on).is_none() && on.pools[target.pool.0].is_available(on.now)
+        })
     }
 
     /// A pool that skips requests while its servers load, and would have to load for this one.
@@ -417,8 +444,12 @@ impl Plan {
     }
 }
 
-/// Why a request may not go to a pool at all.
-fn bars(pool: &Settings, on: &Terrain<'_>) -> Option<Refusal> {
+/// Why a request may not go to a target at all.
+fn bars(target: usize, on: &Terrain<'_>) -> Option<Refusal> {
+    let pool = &on.pools[on.route.targets[target].pool.0].config;
+    if (on.wording)(target) == Wording::Impossible {
+        return Some(Refusal::Wordless);
+    }
     if on.home && pool.zone != Zone::Home {
         return Some(Refusal::Zone);
     }

@@ -17,6 +17,7 @@ fn terrain<'a>(
         complete: true,
         audio: false,
         hash: &|_| 0,
+        wording: &|_| Wording::Ready,
         model: &|_| None,
         now,
     }

@@ -47,6 +47,13 @@ impl Drain {
     pub(super) fn is_on(&self, now: Duration) -> bool {
         is_before(&self.0, now)
     }
+
+    /// For how long it still is, if it is; `Some(None)` until somebody ends it.
+    pub(super) fn left(&self, now: Duration) -> Option<Option<Duration>> {
+        let end = self.0.load(Relaxed);
+        self.is_on(now)
+            .then(|| (end != u64::MAX).then(|| Duration::from_micros(end).saturating_sub(now)))
+    }
 }
 
 /// What is known of an address. Times are counted from the pool's epoch, in microseconds; 0 is

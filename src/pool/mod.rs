@@ -449,6 +449,11 @@ impl Pool {
         self.drained[server].until(end);
     }
 
+    /// For how much longer a server is drained, if it is; `Some(None)`: until it is undrained.
+    pub(crate) fn drained_for(&self, server: usize, now: Instant) -> Option<Option<Duration>> {
+        self.drained[server].left(self.clock(now))
+    }
+
     /// Gives a drained server requests again.
     pub(crate) fn undrain(self: &Arc<Self>, server: usize, now: Instant) {
         self.drained[server].end();

@@ -34,9 +34,10 @@ impl Proxy {
         let given =
             text(HeaderName::from_static("x-request-id")).filter(|id| unit::is_request_id(id));
         let id = given.map_or_else(unit::new_request_id, str::to_owned);
-        let trace = text(HeaderName::from_static("traceparent"))
-            .filter(|trace| unit::is_traceparent(trace));
-        record.traceparent = trace.map_or_else(unit::new_traceparent, str::to_owned);
+        let caller = text(HeaderName::from_static("traceparent"));
+        let caller = caller.and_then(|context| context.parse().ok());
+        let (trace, span) = self.edge.tracer.begin(caller, x.started);
+        (record.trace, record.span) = (Some(trace), span);
         record.path = head.uri.path().to_owned();
         x.take_request_id(id);
         x.cors = self.cors.is_some();

@@ -10,6 +10,7 @@ use pingora::upstreams::peer::HttpPeer;
 
 use super::Edge;
 use crate::config::Keepalive;
+use crate::dialect::{Broken, ollama};
 use crate::pool::{Lease, Member, Pool};
 
 /// Longest body of an unwanted answer that is read so that its connection can be used again.
@@ -36,6 +37,12 @@ pub(super) struct Answer {
     pub(super) head: ResponseHeader,
     /// `None` if the answer has no body.
     pub(super) first: Option<Bytes>,
+    /// Bytes that the server sent for it.
+    pub(super) received: usize,
+    /// Tells the rest of it, if the server speaks another dialect.
+    pub(super) stream: Option<Box<ollama::Stream>>,
+    /// Why the rest cannot be told.
+    pub(super) broken: Option<Broken>,
     pub(super) connection: Connection,
     pub(super) pool: Arc<Pool>,
     pub(super) member: Arc<Member>,
@@ -80,6 +87,11 @@ impl Connection {
 impl Answer {
     pub(super) fn status(&self) -> u16 {
         self.head.status.as_u16()
+    }
+
+    /// Whether all of its body is read, and told as far as it can be.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.broken.is_none() && self.connection.session.response_done()
     }
 
     /// Whether it decides what becomes of a server that was ejected.

@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora::Error;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession as Session;
+use prometheus::IntCounter;
 
 use super::account::{account, outcome_of};
 use super::body::Upload;
@@ -17,12 +18,13 @@ use super::leg::Failed;
 use super::relay::Ground;
 use super::side::{Bound, earliest, while_client_stays, within};
 use super::{Edge, outcome};
+use crate::dialect::Broken;
 use crate::inspect::Body;
 use crate::inspect::audio::AudioMeter;
 use crate::inspect::endpoint::Operation;
 use crate::observe::metrics::PoolMetrics;
 use crate::observe::record::Termination;
-use crate::observe::usage::Tail;
+use crate::observe::usage::{Tail, Usage};
 use crate::plan::{Outcome, Phase};
 use crate::pool::Conduct;
 use crate::reply;
@@ -102,6 +104,13 @@ pub(super) async fn deliver(
     .await;
     metrics.stream.observe(streaming.elapsed().as_secs_f64());
     x.record.usage = passing.tail.usage();
+    // a translated stream knows it even where the client did not ask
+    if let Some(tokens) = answer.stream.as_ref().and_then(|stream| stream.tokens()) {
+        x.record.usage = Usage {
+            input: Some(tokens.input),
+            output: Some(tokens.output),
+        };
+    }
     if let Some(audio) = passing.audio {
         x.record.audio = audio.duration();
     }
@@ -134,6 +143,7 @@ fn note_server(ground: &Ground<'_>, x: &mut Exchange, answer: &Answer) {
     x.target = Some(answer.target);
     x.record.server = Some((pool.clone(), server.name.clone()));
     x.record.status = answer.status();
+    x.record.span.answered(answer.first.as_deref());
     x.record.times.connect = answer.connection.made_in.unwrap_or_default();
     if let Some(voice) = &answer.voice
         && answer.head.status.is_success()
@@ -172,15 +182,15 @@ async fn pass_on(
         .map_err(|_| Cut::Client)?;
     let received = &metrics.servers[answer.member.server].bytes_received;
     let mut next = answer.first.take();
+    received.inc_by(answer.received as u64);
     if next.is_some() {
         x.first_byte();
     }
     loop {
         // asked before the piece goes out: behind the last one the client may send its next
         // request, which nobody must read here
-        let done = next.is_none() || answer.connection.session.response_done();
+        let done = next.is_none() || answer.is_over();
         if let Some(piece) = &next {
-            received.inc_by(piece.len() as u64);
             x.record.bytes_out += piece.len() as u64;
             passing.tail.push(piece);
             if let Some(audio) = &mut passing.audio {
@@ -194,17 +204,63 @@ async fn pass_on(
         if done {
             return Ok(());
         }
-        let bound = idle_bound(answer);
-        let reading = pin!(answer.connection.session.read_response_body());
-        let reading = pin!(within(bound, reading));
+        next = next_piece(edge, session, answer, received, upload).await?;
+    }
+}
+
+/// The next piece, as the server sends it, or told in the client's dialect.
+async fn next_piece(
+    edge: &Edge,
+    session: &mut Session,
+    answer: &mut Answer,
+    received: &IntCounter,
+    upload: &Upload,
+) -> Result<Option<Bytes>, Cut> {
+    loop {
+        if let Some(broken) = &answer.broken {
+            return Err(Cut::Server(match broken {
+                Broken::Garbled(_) => Outcome::Invalid,
+                Broken::Said(_) | Broken::Cut => Outcome::Reset,
+            }));
+        }
         let watched = upload.is_complete().then_some(&mut *session);
-        next = match while_client_stays(edge, watched, reading).await {
-            Ok(Ok(Ok(piece))) => piece,
-            Ok(Ok(Err(error))) => return Err(Cut::Server(outcome::of_talking(&error))),
-            Ok(Err(phase)) => return Err(Cut::Server(Outcome::TimedOut(phase))),
-            Err(Failed::Outcome(outcome)) => return Err(Cut::Server(outcome)),
-            Err(Failed::Stop(_)) => return Err(Cut::Client),
+        let piece = read_piece(edge, watched, answer).await?;
+        received.inc_by(piece.as_ref().map_or(0, Bytes::len) as u64);
+        let over = piece.is_none() || answer.connection.session.response_done();
+        let Some(stream) = &mut answer.stream else {
+            return Ok(piece);
         };
+        let mut told = Vec::new();
+        let fed = stream.feed(&piece.unwrap_or_default(), &mut told);
+        let fed = match over {
+            true => fed.and_then(|()| stream.finish(&mut told)),
+            false => fed,
+        };
+        // what came before it is passed on first
+        answer.broken = fed.err();
+        match told.is_empty() {
+            false => return Ok(Some(told.into())),
+            // an empty piece would end the body
+            true if over && answer.broken.is_none() => return Ok(None),
+            true => {}
+        }
+    }
+}
+
+async fn read_piece(
+    edge: &Edge,
+    watched: Option<&mut Session>,
+    answer: &mut Answer,
+) -> Result<Option<Bytes>, Cut> {
+    let bound = idle_bound(answer);
+    let reading = pin!(answer.connection.session.read_response_body());
+    let reading = pin!(within(bound, reading));
+    match while_client_stays(edge, watched, reading).await {
+        Ok(Ok(Ok(piece))) => Ok(piece),
+        Ok(Ok(Err(error))) => Err(Cut::Server(outcome::of_talking(&error))),
+        Ok(Err(phase)) => Err(Cut::Server(Outcome::TimedOut(phase))),
+        Err(Failed::Outcome(outcome)) => Err(Cut::Server(outcome)),
+        Err(Failed::Stop(_)) => Err(Cut::Client),
     }
 }
 
@@ -234,9 +290,12 @@ async fn broken(
             &answer.pool.config.name,
             &answer.pool.server(&answer.member).name,
         );
-        let (code, what) = match outcome {
-            Outcome::TimedOut(phase) => ("upstream_timeout", reply::late(phase)),
-            _ => ("upstream_reset", "broke off in the middle of its answer"),
+        let broke_off = "broke off in the middle of its answer";
+        let (code, what) = match (outcome, &answer.broken) {
+            (Outcome::TimedOut(phase), _) => ("upstream_timeout", reply::late(phase).to_owned()),
+            (_, Some(Broken::Said(why))) => ("upstream_reset", format!("{broke_off}: {why}")),
+            (_, Some(Broken::Garbled(why))) => ("upstream_invalid", format!("{broke_off}: {why}")),
+            _ => ("upstream_reset", broke_off.to_owned()),
         };
         let frame = reply::stream_error(code, &format!("`{server}` of pool `{pool}` {what}."));
         x.record.bytes_out += frame.len() as u64;

@@ -101,6 +101,12 @@ impl Exchange {
         }
     }
 
+    /// Whether it is about audio with a model of its own: a kind has names for those.
+    pub(super) fn is_audio(&self) -> bool {
+        self.operation
+            .is_some_and(|operation| operation.hears() || operation == Operation::Speech)
+    }
+
     /// When the client gives up: it begins to wait when all of its body is here.
     pub(super) fn deadline(&self, upload: &Upload) -> Option<Instant> {
         Some(upload.completed()? + self.patience?)

@@ -86,13 +86,8 @@ impl Relay<'_> {
         let ground = self.ground;
         let head = session.req_header().clone();
         let shared = self.shares_time(&head, x, upload);
-        let first = ground.asked(&attempt);
-        let cut_short = Asked {
-            target: first.target,
-            pool_id: first.pool_id,
-            member: first.member.clone(),
-            trial: first.trial,
-        };
+        let first = ground.asked(x, &attempt);
+        let cut_short = first.clone();
         let track = Track {
             ground,
             x,
@@ -197,8 +192,8 @@ impl<'a> Track<'a> {
             };
         };
         self.x.metrics().hedges_started.inc();
-        let other = self.ground.asked(&second);
-        let _ = self.other.set(self.ground.asked(&second));
+        let other = self.ground.asked(self.x, &second);
+        let _ = self.other.set(other.clone());
         let other_leg = self.ground.leg(self.x, &other, self.shared);
         let mut second = pin!(other_leg.ask(self.side(), second.lease));
         let (result, second_ended) = tokio::select! {

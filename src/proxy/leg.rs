@@ -19,14 +19,19 @@ use super::request::Writing;
 use super::side::{Bound, Side, earliest, within};
 use super::{Edge, outcome};
 use crate::config::{RetryOn, Route};
+use crate::dialect::{Translated, ollama};
 use crate::inspect::opening::Opening;
 use crate::observe::metrics::PoolMetrics;
 use crate::plan::{Outcome, Phase};
 use crate::pool::{Lease, Pool};
 use crate::transform::fields::Rewritten;
+use crate::unit::TraceContext;
 
 /// How long a server that broke off an upload is listened to for the reason.
 const LAST_WORD: Duration = Duration::from_millis(100);
+
+/// Bytes of a translated body that are sent at once.
+const BLOCK: usize = 64 * 1024;
 
 /// Bytes of an error that tell its reason.
 const REASON: usize = 4096;
@@ -45,10 +50,24 @@ pub(super) struct Leg<'a> {
     pub(super) metrics: &'a PoolMetrics,
     pub(super) template: &'a PeerTemplate,
     pub(super) rewritten: Rewritten,
+    /// The request in the server's words, if these are not the client's.
+    pub(super) words: Option<&'a Translated>,
     pub(super) target: usize,
+    /// What the server is told of the trace.
+    pub(super) trace: Option<TraceContext>,
     /// Somebody else can be asked, who gets half of the time that the client has left.
     pub(super) shared: bool,
     pub(super) started: Instant,
+}
+
+/// An answer that has begun.
+pub(super) struct Begun {
+    pub(super) head: ResponseHeader,
+    pub(super) first: Option<Bytes>,
+    /// Bytes that the server sent for it.
+    pub(super) received: usize,
+    /// Tells the rest of it, if the server speaks another dialect.
+    pub(super) stream: Option<Box<ollama::Stream>>,
 }
 
 /// Why there is no answer.
@@ -83,10 +102,13 @@ impl Leg<'_> {
                     fresh = true;
                 }
                 Err(failed) => return Err(failed),
-                Ok((head, first)) => {
+                Ok(begun) => {
                     return Ok(Box::new(Answer {
-                        head,
-                        first,
+                        head: begun.head,
+                        first: begun.first,
+                        received: begun.received,
+                        stream: begun.stream,
+                        broken: None,
                         connection,
                         pool: self.pool.clone(),
                         member: lease.member().clone(),
@@ -183,7 +205,7 @@ impl Leg<'_> {
         connection: &mut Connection,
         side: &mut Side<'_>,
         lease: &Lease,
-    ) -> Result<(ResponseHeader, Option<Bytes>), Failed> {
+    ) -> Result<Begun, Failed> {
         let sending = Instant::now();
         connection
             .session
@@ -191,12 +213,14 @@ impl Leg<'_> {
         let writing = Writing {
             edge: self.edge,
             x: self.x,
+            trace: self.trace,
             pool: &self.pool.config,
             server: self.pool.server(lease),
             auth: self.settings.targets[self.target].auth(self.pool.server(lease)),
             template: self.template,
             edits: &self.rewritten.edits,
-            length: side.upload().length(),
+            length: self.length(side.upload()),
+            translated: self.words.is_some(),
             http2: connection.is_h2(),
         };
         let head = writing.head(side.head());
@@ -222,15 +246,47 @@ impl Leg<'_> {
             side.upload(),
         );
         let head = self.response_head(connection, side, bound).await?;
-        let first = self.first_piece(connection, side, bound, &head).await?;
+        let begun = match self.words {
+            Some(words) => {
+                self.first_words(connection, side, bound, head, words)
+                    .await?
+            }
+            None => {
+                let first = self.first_piece(connection, side, bound, &head).await?;
+                Begun {
+                    head,
+                    received: first.as_ref().map_or(0, Bytes::len),
+                    first,
+                    stream: None,
+                }
+            }
+        };
         self.metrics.wait.observe(waiting.elapsed().as_secs_f64());
         self.metrics.servers[lease.server]
             .first_byte
             .observe(self.started.elapsed().as_secs_f64());
-        if head.status.is_success() {
+        if begun.head.status.is_success() {
             self.pool.took(lease, waiting.elapsed());
         }
-        Ok((head, first))
+        Ok(begun)
+    }
+
+    /// The length of the body that is sent, before its edits, if it is known.
+    fn length(&self, upload: &Upload) -> Option<u64> {
+        match self.words {
+            Some(words) => Some(words.body.as_ref().map_or(0, Bytes::len) as u64),
+            None => upload.length(),
+        }
+    }
+
+    /// The piece of the body that starts at `offset`; `None` at its end.
+    async fn piece(&self, side: &mut Side<'_>, offset: u64) -> Result<Option<Bytes>, Stop> {
+        let Some(words) = self.words else {
+            return side.next(offset).await;
+        };
+        let offset = offset as usize;
+        let body = words.body.as_ref().filter(|body| offset < body.len());
+        Ok(body.map(|body| body.slice(offset..body.len().min(offset + BLOCK))))
     }
 
     /// Sends head and body. A refusal that comes before the body is out ends that early.
@@ -248,7 +304,7 @@ impl Leg<'_> {
             .await
             .map_err(broken)?;
         let mut offset = 0;
-        while let Some(piece) = side.next(offset).await.map_err(Failed::Stop)? {
+        while let Some(piece) = self.piece(side, offset).await.map_err(Failed::Stop)? {
             let start = offset;
             offset += piece.len() as u64;
             for piece in self.rewritten.edits.splice(start, piece) {
@@ -264,7 +320,7 @@ impl Leg<'_> {
             }
             // a server that refuses an upload says so before it has all of it
             let upload = side.upload();
-            let more = !upload.is_complete() || offset < upload.received();
+            let more = !upload.is_complete() || self.length(upload).is_some_and(|n| offset < n);
             // half a read of an HTTP/2 head cannot be taken up again
             if more && !connection.answered && !h2 {
                 let read = tokio::select! {

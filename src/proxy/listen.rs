@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -57,19 +57,33 @@ pub(crate) fn idle() {
 
 /// What bounds the connections of all client listeners together.
 pub(crate) struct Gate {
-    pub(crate) max_connections: usize,
-    /// `None` for no limit.
-    pub(crate) header_timeout: Option<Duration>,
+    max_connections: AtomicUsize,
+    /// In milliseconds; 0 for no limit.
+    header_timeout: AtomicU64,
     open: AtomicUsize,
 }
 
 impl Gate {
     pub(crate) fn new(max_connections: usize, header_timeout: Option<Duration>) -> Arc<Self> {
-        Arc::new(Gate {
-            max_connections,
-            header_timeout,
+        let gate = Gate {
+            max_connections: AtomicUsize::default(),
+            header_timeout: AtomicU64::default(),
             open: AtomicUsize::new(0),
-        })
+        };
+        gate.set(max_connections, header_timeout);
+        Arc::new(gate)
+    }
+
+    /// Bounds the connections that come from now on otherwise; `None` for no limit.
+    pub(crate) fn set(&self, max_connections: usize, header_timeout: Option<Duration>) {
+        let milliseconds = header_timeout.map_or(0, |limit| limit.as_millis().max(1) as u64);
+        self.max_connections.store(max_connections, Relaxed);
+        self.header_timeout.store(milliseconds, Relaxed);
+    }
+
+    fn header_timeout(&self) -> Option<Duration> {
+        let milliseconds = self.header_timeout.load(Relaxed);
+        (milliseconds > 0).then(|| Duration::from_millis(milliseconds))
     }
 
     /// Connections open now.
@@ -88,11 +102,58 @@ impl Drop for Pass {
     }
 }
 
-/// A bound listener.
-pub(crate) struct Listener {
-    socket: TcpListener,
+/// A socket that listens. It stays open while its listener is replaced by another one.
+pub(crate) struct Socket {
+    inner: std::net::TcpListener,
     /// The address it really has.
     pub(crate) address: SocketAddr,
+}
+
+impl Socket {
+    /// Binds `address`.
+    ///
+    /// # Errors
+    /// If it is taken, or not ours to take.
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // a port whose last connections are still fading away may be taken again
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Self::of(socket.listen(BACKLOG)?.into_std()?)
+    }
+
+    /// Takes over one that listens already.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub(crate) fn of(inner: std::net::TcpListener) -> io::Result<Self> {
+        inner.set_nonblocking(true)?;
+        let address = inner.local_addr()?;
+        Ok(Socket { inner, address })
+    }
+
+    /// The same socket once more.
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub(crate) fn again(&self) -> io::Result<Self> {
+        Self::of(self.inner.try_clone()?)
+    }
+}
+
+impl From<Socket> for OwnedFd {
+    fn from(socket: Socket) -> OwnedFd {
+        socket.inner.into()
+    }
+}
+
+/// What accepts connections at a socket.
+pub(crate) struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
     tls: Option<Arc<Tls>>,
     open: IntGauge,
     accepted: IntCounter,
@@ -101,21 +162,16 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Binds `address`.
+    /// Accepts connections at `socket`, with TLS if there is some.
     ///
     /// # Errors
-    /// If it is taken, or not ours to take.
-    pub(crate) async fn bind(address: SocketAddr, metrics: &Metrics) -> io::Result<Self> {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        // a port whose last connections are still fading away may be taken again
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        let socket = socket.listen(BACKLOG)?;
-        let address = socket.local_addr()?;
-        let label = address.to_string();
+    /// If no descriptor is left.
+    pub(crate) fn new(
+        socket: &Socket,
+        tls: Option<Arc<Tls>>,
+        metrics: &Metrics,
+    ) -> io::Result<Self> {
+        let label = socket.address.to_string();
         let rejected = |reason| {
             metrics
                 .connections_rejected
@@ -126,31 +182,21 @@ impl Listener {
             accepted: metrics.connections_total.with_label_values(&[&label]),
             refused: rejected("connections"),
             late: rejected("header_timeout"),
-            socket,
-            address,
-            tls: None,
+            socket: TcpListener::from_std(socket.again()?.inner)?,
+            address: socket.address,
+            tls,
         })
     }
 
-    /// The same with TLS.
-    pub(crate) fn with_tls(self, tls: Option<Arc<Tls>>) -> Self {
-        Listener { tls, ..self }
-    }
-
-    /// Accepts connections for `app` until `stop` says so; then none is accepted any more, idle
-    /// ones are closed, and those with a request finish it on their own.
-    pub(crate) async fn serve<A>(
-        self,
-        app: Arc<A>,
-        gate: Arc<Gate>,
-        mut stop: watch::Receiver<bool>,
-    ) where
+    /// Accepts connections for `app` until `stops` says so.
+    pub(crate) async fn serve<A>(self, app: Arc<A>, gate: Arc<Gate>, mut stops: Stops)
+    where
         A: ServerApp + Send + Sync + 'static,
     {
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => break,
+                _ = stops.accepting.wait_for(|stop| *stop) => break,
             };
             let socket = match accepted {
                 Ok((socket, _)) => socket,
@@ -164,14 +210,15 @@ impl Listener {
                 }
             };
             self.accepted.inc();
-            if gate.open.fetch_add(1, Relaxed) >= gate.max_connections {
+            if gate.open.fetch_add(1, Relaxed) >= gate.max_connections.load(Relaxed) {
                 gate.open.fetch_sub(1, Relaxed);
                 self.refused.inc();
                 continue;
             }
             self.open.inc();
             let pass = Pass(gate.clone(), self.open.clone());
-            let (app, late, stop) = (app.clone(), self.late.clone(), stop.clone());
+            let (app, late) = (app.clone(), self.late.clone());
+            let stop = stops.connections.clone();
             let tls = self.tls.clone();
             tokio::spawn(async move {
                 if !connection(app, socket, tls, &pass.0, stop).await {
@@ -182,6 +229,14 @@ impl Listener {
         drop(self.socket);
         app.cleanup().await;
     }
+}
+
+/// How a listener is ended: first it accepts nobody any more, then idle connections are closed, and
+/// those with a request finish it on their own.
+#[derive(Clone)]
+pub(crate) struct Stops {
+    pub(crate) accepting: watch::Receiver<bool>,
+    pub(crate) connections: watch::Receiver<bool>,
 }
 
 /// Serves one connection; says `false` if it was cut for want of a request head, of which the TLS
@@ -217,7 +272,7 @@ where
         }
     };
     let serving = WAITING.scope(waiting.clone(), serving);
-    let Some(header_timeout) = gate.header_timeout else {
+    let Some(header_timeout) = gate.header_timeout() else {
         serving.await;
         return true;
     };

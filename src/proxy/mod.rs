@@ -26,9 +26,10 @@ mod request;
 mod side;
 pub(crate) mod tls;
 mod tunnel;
+mod words;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -49,6 +50,7 @@ use crate::gateway::Gateway;
 use crate::observe::access_log::AccessLog;
 use crate::observe::failures::Failures;
 use crate::observe::metrics::Metrics;
+use crate::observe::trace::Tracer;
 use crate::reply;
 use crate::unit;
 
@@ -64,6 +66,7 @@ pub(crate) struct Edge {
     uses: Uses,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: AccessLog,
+    pub(crate) tracer: Tracer,
     pub(crate) failures: Failures,
     /// What we write into `Via`: by it a request that comes back is known.
     via: String,
@@ -119,12 +122,14 @@ impl Edge {
         metrics: Arc<Metrics>,
         access_log: AccessLog,
     ) -> Self {
+        let tracer = Tracer::new(snapshot.gateway.config.tracing.as_ref(), &metrics);
         Edge {
             snapshot: ArcSwap::from_pointee(snapshot),
             connector,
             uses: Uses::default(),
             metrics,
             access_log,
+            tracer,
             failures: Failures::default(),
             via: format!("1.1 trunkline-{}", &unit::new_request_id()[..12]),
             started: Instant::now(),
@@ -227,7 +232,10 @@ impl Proxy {
     async fn serve(&self, session: &mut Session, stopping: bool) -> (Exchange, Result<(), Stop>) {
         let mut x = Exchange::new(self.edge.snapshot(), &self.edge.metrics.in_flight);
         let limits = &x.snapshot.gateway.config.limits;
-        let goes_on = !stopping && head::keeps_alive(session.req_header());
+        // who stops takes no further request; each client learns it from its answer
+        let goes_on = !stopping
+            && !self.edge.draining.load(Relaxed)
+            && head::keeps_alive(session.req_header());
         session.set_keepalive(goes_on.then_some(KEEPALIVE_SECS));
         session.set_read_timeout(limits.body_timeout);
         session.set_write_timeout(Some(WRITE_TIMEOUT));
@@ -255,6 +263,7 @@ impl Proxy {
         x.finish();
         self.edge.access_log.write(&x.record);
         self.edge.failures.note(&x.record);
+        self.edge.tracer.finish(&mut x.record);
     }
 
     /// Ends a connection, or hands it back for its next request.

@@ -18,16 +18,19 @@ use super::deliver::{Standing, deliver};
 use super::exchange::{Exchange, Stop};
 use super::leg::{Failed, Leg};
 use super::side::{Side, pause, while_client_stays};
+use super::words::Words;
 use super::{Edge, Snapshot, hedge, preload};
 use crate::config::{HashBy, Route};
 use crate::gateway::Gateway;
 use crate::inspect::Body;
 use crate::observe::record::AttemptNote;
+use crate::observe::trace::AttemptSpan;
 use crate::plan::{
     Attempt, Next, Outcome, Phase, Plan, Refusal, Spent, Step, Terrain, Verdict, judge,
 };
 use crate::pool::{Conduct, Member, place};
 use crate::reply;
+use crate::transform::fields::{Edits, Rewritten};
 
 /// What a request is relayed over; the same for all of its attempts.
 #[derive(Clone, Copy)]
@@ -38,6 +41,8 @@ pub(super) struct Ground<'a> {
     /// The index of the route.
     pub(super) route: usize,
     pub(super) body: Option<&'a Body>,
+    /// The request in the words of its targets.
+    pub(super) words: &'a Words,
 }
 
 /// One request on its way through its plan.
@@ -61,12 +66,14 @@ struct Last {
 }
 
 /// Who is being asked.
+#[derive(Clone)]
 pub(super) struct Asked {
     pub(super) target: usize,
     pub(super) pool_id: usize,
     pub(super) member: Arc<Member>,
     /// It decides what becomes of a server that was ejected.
     pub(super) trial: bool,
+    span: AttemptSpan,
 }
 
 impl Asked {
@@ -85,12 +92,15 @@ pub(super) async fn relay(
     body: Option<&Body>,
 ) -> Result<(), Stop> {
     let snapshot = x.snapshot.clone();
+    let settings = &snapshot.gateway.config.routes[route];
+    let words = Words::new(&snapshot.gateway, settings, &session.req_header().method, x);
     let ground = Ground {
         edge,
         snapshot: &snapshot,
-        settings: &snapshot.gateway.config.routes[route],
+        settings,
         route,
         body,
+        words: &words,
     };
     if let Some(budget) = snapshot.gateway.budget(route) {
         budget.deposit(Instant::now());
@@ -128,30 +138,42 @@ impl<'a> Ground<'a> {
             complete: upload.is_complete(),
             audio: x.operation.is_some_and(|operation| operation.hears()),
             hash: &|by| hashed(by, head, x),
+            wording: &|target| self.words.wording(target),
             model: &|target| {
                 let public = self.body.and_then(|body| body.text("model"));
-                gateway.own_model(self.route, target, public)
+                gateway.own_model(self.route, target, public, false)
             },
             now: Instant::now(),
         })
     }
 
-    pub(super) fn asked(&self, attempt: &Attempt) -> Asked {
+    pub(super) fn asked(&self, x: &Exchange, attempt: &Attempt) -> Asked {
         Asked {
             target: attempt.target,
             pool_id: self.settings.targets[attempt.target].pool.0,
             member: attempt.lease.member().clone(),
             trial: attempt.lease.is_trial(),
+            span: x.record.span.attempt(),
         }
+    }
+
+    /// What becomes of the body at a target.
+    pub(super) fn rewritten(&self, x: &Exchange, target: usize) -> Rewritten {
+        let gateway = self.gateway();
+        self.body
+            .map(|body| gateway.rewrite(self.route, target, body, x.operation))
+            .unwrap_or_default()
     }
 
     /// The leg for an attempt.
     pub(super) fn leg(&self, x: &'a Exchange, asked: &Asked, shared: bool) -> Leg<'a> {
         let gateway = self.gateway();
-        let rewritten = self
-            .body
-            .map(|body| gateway.rewrite(self.route, asked.target, body, x.operation))
-            .unwrap_or_default();
+        let words = self.words.of(asked.target);
+        let mut rewritten = self.rewritten(x, asked.target);
+        if words.is_some() {
+            // they are in the words
+            rewritten.edits = Edits::default();
+        }
         Leg {
             edge: self.edge,
             x,
@@ -160,7 +182,9 @@ impl<'a> Ground<'a> {
             metrics: &gateway.pool_metrics[asked.pool_id],
             template: &self.snapshot.peers[asked.pool_id][asked.member.server],
             rewritten,
+            words,
             target: asked.target,
+            trace: asked.span.context(x.record.trace),
             shared,
             started: Instant::now(),
         }
@@ -262,6 +286,11 @@ impl Relay<'_> {
                     Box::pin(read_body(session, x, upload)).await?;
                     None
                 }
+                Ok(Next::Translate { target }) => {
+                    Box::pin(read_body(session, x, upload)).await?;
+                    Box::pin(ground.translate(x, upload, target)).await?;
+                    None
+                }
                 // what few requests need must not make every one of them larger
                 Ok(Next::Queue { target }) => {
                     Box::pin(self.queue(session, x, upload, target)).await?
@@ -296,7 +325,7 @@ impl Relay<'_> {
             return Box::pin(self.race(session, x, upload, attempt, after)).await;
         }
         let shared = self.shares_time(session.req_header(), x, upload);
-        let asked = ground.asked(&attempt);
+        let asked = ground.asked(x, &attempt);
         let leg = ground.leg(x, &asked, shared);
         let result = leg.ask(Side::Live { session, upload }, attempt.lease).await;
         (asked, result)
@@ -430,6 +459,10 @@ fn nobody(ground: &Ground<'_>, x: &Exchange, upload: &Upload, spent: Spent) -> r
             let refusal = gateway.too_large(ground.route, x.home, audio, length);
             refusal.unwrap_or_else(down)
         }
+        Spent::Passed(Refusal::Wordless) => {
+            let refusal = ground.words.refusal(x, &names);
+            refusal.unwrap_or_else(down)
+        }
         Spent::Passed(Refusal::Zone) if pools.is_empty() => reply::nobody_at_home(&names),
         Spent::Passed(Refusal::Zone) | Spent::Servers | Spent::Budget => down(),
     }
@@ -452,10 +485,18 @@ fn name(ground: &Ground<'_>, asked: &Asked) -> (String, String) {
 
 pub(super) fn note(ground: &Ground<'_>, x: &mut Exchange, asked: &Asked, result: &str) {
     let (pool, server) = name(ground, asked);
+    let asked_at = &ground.gateway().pools[asked.pool_id];
+    let model = || {
+        let public = x.record.model.as_deref();
+        let gateway = ground.gateway();
+        gateway.own_model(ground.route, asked.target, public, x.is_audio())
+    };
+    let span = (asked.span).end(&asked_at.config, asked_at.server(&asked.member), model);
     x.record.attempts.push(AttemptNote {
         pool,
         server,
         result: result.to_owned(),
+        span,
     });
 }
 

@@ -9,11 +9,13 @@ use super::peer::PeerTemplate;
 use crate::config::{Auth, Pool, Server};
 use crate::transform::fields::Edits;
 use crate::transform::{headers, path};
+use crate::unit::TraceContext;
 
 /// What a head is written from, besides the client's own.
 pub(super) struct Writing<'a> {
     pub(super) edge: &'a Edge,
     pub(super) x: &'a Exchange,
+    pub(super) trace: Option<TraceContext>,
     pub(super) pool: &'a Pool,
     pub(super) server: &'a Server,
     /// What becomes of the client's credentials.
@@ -23,6 +25,8 @@ pub(super) struct Writing<'a> {
     /// Of the body as it arrives, if it is known.
     pub(super) length: Option<u64>,
     pub(super) http2: bool,
+    /// The body is not the client's: its server speaks another dialect.
+    pub(super) translated: bool,
 }
 
 impl Writing<'_> {
@@ -35,7 +39,7 @@ impl Writing<'_> {
         let target = path::to_server(&x.record.path, query, pool, server, self.auth);
         let hop = headers::Hop {
             request_id: &x.record.request_id,
-            traceparent: &x.record.traceparent,
+            trace: self.trace,
             via: &self.edge.via,
             client: x.record.client,
             host: super::head::host(client),
@@ -52,6 +56,11 @@ impl Writing<'_> {
         }
         for (name, value) in sent {
             let _ = head.append_header(name, value);
+        }
+        if self.translated {
+            set(&mut head, header::CONTENT_TYPE, "application/json");
+            // what is packed could not be translated
+            head.remove_header(&header::ACCEPT_ENCODING);
         }
         self.frame(&mut head, &client.method);
         if x.upgrade {

@@ -4,7 +4,7 @@
 //! when a file in it is replaced.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use pingora::listeners::tls::Acceptor;
@@ -13,21 +13,30 @@ use pingora::protocols::l4::stream::Stream as TcpStream;
 use prometheus::IntCounter;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
+use rustls::server::WebPkiClientVerifier;
 use rustls::sign::SingleCertAndKey;
 
 use crate::config::{Certificate, ListenerTls, TlsVersion};
 use crate::observe::metrics::{Metrics, TlsMetrics};
-
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// The TLS of one listener.
 pub(crate) struct Tls {
     settings: ListenerTls,
     listener: String,
     acceptor: ArcSwap<Acceptor>,
+    audience: Audience,
     seen: Mutex<Seen>,
     metrics: TlsMetrics,
+}
+
+/// Who connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// Who has no certificate where one is asked for is refused.
+    Clients,
+    /// They are served all the same; what they may ask for is decided by request. They speak
+    /// HTTP/1.1.
+    Operators,
 }
 
 /// What the files held when they were looked at, by their fingerprints.
@@ -46,6 +55,7 @@ impl Tls {
     pub(crate) fn new(
         settings: ListenerTls,
         listener: String,
+        audience: Audience,
         metrics: &Metrics,
     ) -> Result<Self, String> {
         let content = settings.files.read();
@@ -57,7 +67,8 @@ impl Tls {
         let metrics = metrics.tls(&listener);
         metrics.expiry.set(certificate.expires);
         Ok(Tls {
-            acceptor: ArcSwap::from_pointee(acceptor(&certificate, settings.min_version)),
+            acceptor: ArcSwap::from_pointee(acceptor(&certificate, settings.min_version, audience)),
+            audience,
             settings,
             listener,
             seen: Mutex::new(Seen {
@@ -102,7 +113,7 @@ impl Tls {
         }
         match content.certificate() {
             Ok(certificate) => {
-                let acceptor = acceptor(&certificate, self.settings.min_version);
+                let acceptor = acceptor(&certificate, self.settings.min_version, self.audience);
                 self.metrics.expiry.set(certificate.expires);
                 self.acceptor.store(Arc::new(acceptor));
                 log::info!("{}: the new certificate is in service", self.listener);
@@ -128,14 +139,6 @@ impl Tls {
     }
 }
 
-/// Looks after the certificates until the program ends.
-pub(crate) async fn watch(all: Vec<Arc<Tls>>) {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        refresh(&all, false).await;
-    }
-}
-
 /// Looks at all of them, on a thread that may wait for a disk.
 pub(crate) async fn refresh(all: &[Arc<Tls>], certain: bool) {
     let all = all.to_vec();
@@ -144,17 +147,33 @@ pub(crate) async fn refresh(all: &[Arc<Tls>], certain: bool) {
 }
 
 /// Each certificate gets a fresh one: with the old key its sessions cannot be resumed any more.
-fn acceptor(certificate: &Certificate, min_version: TlsVersion) -> Acceptor {
+fn acceptor(certificate: &Certificate, min_version: TlsVersion, audience: Audience) -> Acceptor {
     let versions: &[_] = match min_version {
         TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::V1_3 => &[&rustls::version::TLS13],
     };
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let provider = Arc::new(ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)
-        .expect("ring has suites for both versions")
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.key.clone())));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        .expect("ring has suites for both versions");
+    let verifier = certificate.client_roots.clone().map(|roots| {
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+        let verifier = match audience {
+            Audience::Clients => verifier,
+            Audience::Operators => verifier.allow_unauthenticated(),
+        };
+        verifier.build().expect("there is an authority")
+    });
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config =
+        builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.key.clone())));
+    config.alpn_protocols = match audience {
+        Audience::Clients => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        Audience::Operators => vec![b"http/1.1".to_vec()],
+    };
     // the default remembers 256 sessions; tickets leave remembering to the clients
     if let Ok(ticketer) = ring::Ticketer::new() {
         config.ticketer = ticketer;

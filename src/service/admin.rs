@@ -2,40 +2,59 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::{Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
-use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use tokio::sync::{mpsc, oneshot};
 
+use super::access::{self, Denial};
 use super::page;
 use super::standin::StandIns;
+use crate::config::Level;
 use crate::observe::status::Status;
 use crate::proxy::{Edge, listen};
 use crate::transform;
 use crate::unit::Span;
 
-/// A reload that is asked for: where to say how it went.
-pub(crate) type Order = oneshot::Sender<Result<String, String>>;
+/// Something the whole program is to do, and where to say how it went.
+pub(crate) struct Order {
+    pub(crate) what: What,
+    pub(crate) done: oneshot::Sender<Result<String, String>>,
+}
+
+/// What the program may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// Read the configuration again.
+    Reload,
+    /// Let the program that is installed now take over.
+    Upgrade,
+    /// Open log files anew.
+    ReopenLogs,
+    /// Show messages of this level, `None` for the configured one; for so long, if that is said.
+    LogLevel(Option<Level>, Option<Duration>),
+}
 
 /// The application behind the admin listener.
 pub(crate) struct Admin {
     pub(crate) edge: Arc<Edge>,
     /// Where the configuration came from.
     pub(crate) config: String,
-    pub(crate) listeners: Vec<String>,
-    /// Where a reload is asked for.
-    pub(crate) reloads: mpsc::Sender<Order>,
+    pub(crate) listeners: Arc<ArcSwap<Vec<String>>>,
+    /// Where the whole program is asked for something.
+    pub(crate) orders: mpsc::Sender<Order>,
     /// Those of the embedded default, which can be stopped and started to see fallback.
     pub(crate) stand_ins: Arc<StandIns>,
 }
 
 const INDEX: &str = "Trunkline admin endpoints:\n\n  /          the status page, for browsers\n  /metrics   for Prometheus\n  /healthz   200 while the program runs\n  \
                      /readyz    200 while requests are taken\n  /status    pools, servers and routes as JSON\n\nWith POST:\n\n  \
-                     /reload                 read the configuration again\n  \
+                     /reload                 read the configuration again\n  /upgrade                let the program installed now take over\n  \
+                     /logs/reopen            open the access log anew\n  /logs/level             show messages of ?level=debug (&for=10m)\n  \
                      /drain/POOL/SERVER      give a server no new requests (?for=10m)\n  /undrain/POOL/SERVER    give it requests again\n";
 
 impl Admin {
@@ -45,12 +64,13 @@ impl Admin {
         let gateway = &snapshot.gateway;
         Status {
             version: env!("CARGO_PKG_VERSION"),
+            process: std::process::id(),
             uptime_seconds: self.edge.started.elapsed().as_secs(),
             ready: self.is_ready(),
             draining: self.edge.draining.load(Relaxed),
             config: self.config.clone(),
             demo: self.edge.metrics.demo.get() == 1,
-            listeners: self.listeners.clone(),
+            listeners: self.listeners.load().to_vec(),
             requests_in_flight: self.edge.metrics.in_flight.get(),
             log_lines_dropped: self.edge.access_log.dropped(),
             last_reload: self.edge.metrics.last_reload(),
@@ -70,10 +90,10 @@ impl Admin {
         self.edge.metrics.exposition(self.edge.access_log.dropped())
     }
 
-    /// Reads the configuration again; says how that went.
-    async fn reload(&self) -> (StatusCode, String) {
-        let (order, answer) = oneshot::channel();
-        let asked = self.reloads.send(order).await.is_ok();
+    /// Has the whole program do something; says how that went.
+    async fn order(&self, what: What) -> (StatusCode, String) {
+        let (done, answer) = oneshot::channel();
+        let asked = self.orders.send(Order { what, done }).await.is_ok();
         match answer.await {
             Ok(Ok(done)) if asked => (StatusCode::OK, format!("{done}\n")),
             Ok(Err(why)) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{why}\n")),
@@ -134,90 +154,147 @@ impl Admin {
     }
 }
 
-/// Whether a request is of an operator, and not of a page in an operator's browser: such a page may
-/// send anything here, even under a name of its own that it has pointed at this address.
-fn is_trusted(head: &RequestHeader) -> bool {
-    let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text("host").unwrap_or_default();
-    let own_origin = |origin: &str| origin.split_once("://").is_some_and(|(_, of)| of == host);
-    let site = text("sec-fetch-site").unwrap_or("none");
-    matches!(site, "none" | "same-origin") && text("origin").is_none_or(own_origin)
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// An answer in the making: status, type of the body, body.
+type Said = (StatusCode, &'static str, Vec<u8>);
+
+fn text((status, message): (StatusCode, String)) -> Said {
+    (status, TEXT, message.into_bytes())
 }
 
-fn forbidden() -> Response<Vec<u8>> {
-    let message = b"pages of other origins may not ask here\n".to_vec();
-    Response::builder()
-        .status(StatusCode::FORBIDDEN)
-        .header(header::CONTENT_TYPE, "text/plain; charset=utf-8")
-        .header(header::CONTENT_LENGTH, message.len())
-        .body(message)
-        .expect("fixed headers are valid")
+/// Whether a path only asks how the program is, for who has no token.
+fn is_open(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
+
+/// What a `POST` to a path asks the whole program for, if it does.
+///
+/// # Errors
+/// If what it says of it cannot be understood.
+fn what(path: &str, query: Option<&str>) -> Option<Result<What, String>> {
+    match path {
+        "/reload" => Some(Ok(What::Reload)),
+        "/upgrade" => Some(Ok(What::Upgrade)),
+        "/logs/reopen" => Some(Ok(What::ReopenLogs)),
+        "/logs/level" => Some(log_level(query)),
+        _ => None,
+    }
+}
+
+/// `level=debug&for=10m`; without a level the configured one.
+fn log_level(query: Option<&str>) -> Result<What, String> {
+    let given = |name| transform::path::parameter(query, name);
+    let level = given("level")
+        .map(|level| level.parse::<Level>())
+        .transpose()?;
+    let time = given("for").map(|time| time.parse::<Span>()).transpose()?;
+    Ok(What::LogLevel(level, time.map(|time| time.0)))
 }
 
 /// Whether a path changes something.
 fn is_order(path: &str) -> bool {
-    path == "/reload" || path.starts_with("/drain/") || path.starts_with("/undrain/")
+    what(path, None).is_some() || path.starts_with("/drain/") || path.starts_with("/undrain/")
+}
+
+impl Admin {
+    /// Whether a request may be answered.
+    fn admit(&self, session: &ServerSession) -> Result<(), Denial> {
+        let snapshot = self.edge.snapshot();
+        let Some(admin) = &snapshot.gateway.config.admin else {
+            // the listener is about to end
+            return Ok(());
+        };
+        let head = session.req_header();
+        let digest = session
+            .digest()
+            .and_then(|digest| digest.ssl_digest.as_ref());
+        let certificate = digest.is_some_and(|tls| !tls.cert_digest.is_empty());
+        access::check(admin, &head.headers, is_open(head.uri.path()), certificate)
+    }
+
+    /// `typed`: a person has gone there, so that a browser may ask them.
+    fn denied(&self, denial: Denial, typed: bool) -> Response<Vec<u8>> {
+        let metrics = &self.edge.metrics.admin_rejected;
+        metrics.with_label_values(&[denial.label()]).inc();
+        let mut response = Response::builder()
+            .status(denial.status())
+            .header(header::CONTENT_TYPE, TEXT)
+            .header(header::CONTENT_LENGTH, denial.message().len());
+        if denial == Denial::Token {
+            let challenge = match typed {
+                true => "Basic realm=\"trunkline\", charset=\"UTF-8\"",
+                false => "Bearer realm=\"trunkline\"",
+            };
+            response = response.header(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+            .body(denial.message().into())
+            .expect("fixed headers are valid")
+    }
+
+    async fn answer(&self, method: &str, path: &str, query: Option<&str>) -> Said {
+        match (method, path) {
+            ("GET" | "HEAD", _) => self.look(path),
+            ("POST", path) if path.starts_with("/drain/") || path.starts_with("/undrain/") => {
+                text(self.drain(path, query))
+            }
+            ("POST", path) if path.starts_with("/standins/") => {
+                text(self.stand_in(&path["/standins/".len()..]).await)
+            }
+            ("POST", path) => match what(path, query) {
+                Some(Ok(what)) => text(self.order(what).await),
+                Some(Err(why)) => text((StatusCode::BAD_REQUEST, format!("{why}\n"))),
+                None => text((StatusCode::NOT_FOUND, INDEX.to_owned())),
+            },
+            _ => text((StatusCode::NOT_FOUND, INDEX.to_owned())),
+        }
+    }
+
+    fn look(&self, path: &str) -> Said {
+        match path {
+            "/" => text((StatusCode::OK, INDEX.to_owned())),
+            "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", self.metrics()),
+            "/healthz" => text((StatusCode::OK, "ok\n".to_owned())),
+            "/readyz" if self.is_ready() => text((StatusCode::OK, "ready\n".to_owned())),
+            "/readyz" => {
+                let reason = match self.edge.draining.load(Relaxed) {
+                    true => "draining\n",
+                    false => "no server of any pool is available\n",
+                };
+                text((StatusCode::SERVICE_UNAVAILABLE, reason.to_owned()))
+            }
+            "/status" => {
+                let status = serde_json::to_vec_pretty(&self.status());
+                let status = status.expect("names and numbers can be written");
+                (StatusCode::OK, "application/json", status)
+            }
+            path if is_order(path) => {
+                let message = "ask for this with POST\n".to_owned();
+                text((StatusCode::METHOD_NOT_ALLOWED, message))
+            }
+            _ => text((StatusCode::NOT_FOUND, INDEX.to_owned())),
+        }
+    }
 }
 
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         listen::busy();
+        let admitted = self.admit(session);
         let head = session.req_header();
-        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
-        let text = "text/plain; charset=utf-8";
-        if !is_trusted(head) {
+        let (method, path) = (head.method.as_str(), head.uri.path());
+        // the page itself tells nothing, and asks for the token
+        if path == "/" && matches!(method, "GET" | "HEAD") && page::is_for(&head.headers) {
             listen::idle();
-            return forbidden();
+            return page::answer(method == "HEAD");
         }
-        let (status, content_type, body) = match (method.as_str(), path.as_str()) {
-            ("GET" | "HEAD", "/metrics") => {
-                (StatusCode::OK, "text/plain; version=0.0.4", self.metrics())
-            }
-            ("GET" | "HEAD", "/healthz") => (StatusCode::OK, text, b"ok\n".to_vec()),
-            ("GET" | "HEAD", "/readyz") if self.is_ready() => {
-                (StatusCode::OK, text, b"ready\n".to_vec())
-            }
-            ("GET" | "HEAD", "/readyz") => {
-                let reason = match self.edge.draining.load(Relaxed) {
-                    true => "draining\n",
-                    false => "no server of any pool is available\n",
-                };
-                (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    text,
-                    reason.as_bytes().to_vec(),
-                )
-            }
-            ("GET" | "HEAD", "/status") => {
-                let status = serde_json::to_vec_pretty(&self.status())
-                    .expect("names and numbers can be written");
-                (StatusCode::OK, "application/json", status)
-            }
-            ("GET" | "HEAD", "/") if page::is_for(&head.headers) => {
-                listen::idle();
-                return page::answer(method == "HEAD");
-            }
-            ("GET" | "HEAD", "/") => (StatusCode::OK, text, INDEX.as_bytes().to_vec()),
-            ("POST", "/reload") => {
-                let (status, message) = self.reload().await;
-                (status, text, message.into_bytes())
-            }
-            ("POST", path) if path.starts_with("/drain/") || path.starts_with("/undrain/") => {
-                let (status, message) = self.drain(path, head.uri.query());
-                (status, text, message.into_bytes())
-            }
-            ("GET" | "HEAD", path) if is_order(path) => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                text,
-                b"ask for this with POST\n".to_vec(),
-            ),
-            ("POST", path) if path.starts_with("/standins/") => {
-                let (status, message) = self.stand_in(&path["/standins/".len()..]).await;
-                (status, text, message.into_bytes())
-            }
-            _ => (StatusCode::NOT_FOUND, text, INDEX.as_bytes().to_vec()),
-        };
+        if let Err(denial) = admitted {
+            listen::idle();
+            return self.denied(denial, access::is_typed(&head.headers));
+        }
+        let (status, content_type, body) = self.answer(method, path, head.uri.query()).await;
         // a scraper's kept connection may wait for its next scrape
         listen::idle();
         Response::builder()

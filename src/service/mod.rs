@@ -1,10 +1,13 @@
 //! What runs beside the requests: probes, the admin endpoints, stand-ins, the search for boxes on
-//! this machine, and word to the service manager.
+//! this machine, word to the service manager, and the exporter of traces.
 
+mod access;
 pub(crate) mod admin;
 pub(crate) mod ask;
 pub(crate) mod discover;
 pub(crate) mod notify;
+#[cfg(feature = "otlp")]
+pub(crate) mod otlp;
 mod page;
 pub(crate) mod probe;
 pub(crate) mod standin;

@@ -14,9 +14,13 @@ use crate::proxy::Edge;
 /// How often the line for people is brought up to date when there is no watchdog.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The way to the service manager; to nobody if none started this program.
+/// The way to the service manager, to nobody if none started this program; and to who else waits
+/// until it is ready.
 #[derive(Clone, Default)]
-pub(crate) struct Notify(Option<Arc<Manager>>);
+pub(crate) struct Notify {
+    manager: Option<Arc<Manager>>,
+    waiting: Option<Arc<Manager>>,
+}
 
 struct Manager {
     socket: UnixDatagram,
@@ -26,24 +30,36 @@ struct Manager {
 }
 
 impl Notify {
-    /// By the variables that systemd sets.
-    pub(crate) fn from_environment() -> Self {
+    /// By the variables that systemd sets, and by another one that names who else waits.
+    pub(crate) fn from_environment(waiting: &'static str) -> Self {
         let variable = |name| std::env::var(name).ok();
-        let Some(path) = variable("NOTIFY_SOCKET") else {
-            return Notify::default();
-        };
-        match Manager::new(&path, watchdog(&variable)) {
-            Ok(manager) => Notify(Some(Arc::new(manager))),
-            Err(error) => {
-                log::warn!("$NOTIFY_SOCKET names {path}, which cannot be used: {error}");
-                Notify::default()
+        let open = |name, watchdog| {
+            let path = variable(name)?;
+            match Manager::new(&path, watchdog) {
+                Ok(manager) => Some(Arc::new(manager)),
+                Err(error) => {
+                    log::warn!("${name} names {path}, which cannot be used: {error}");
+                    None
+                }
             }
+        };
+        Notify {
+            manager: open("NOTIFY_SOCKET", watchdog(&variable)),
+            waiting: open(waiting, None),
         }
     }
 
     /// Requests are taken. Also what ends a reload, whether it changed anything or not.
     pub(crate) fn ready(&self) {
         self.tell("READY=1");
+        if let Some(waiting) = &self.waiting {
+            waiting.tell("READY=1");
+        }
+    }
+
+    /// Another process goes on from here.
+    pub(crate) fn replaced_by(&self, process: u32) {
+        self.tell(&format!("MAINPID={process}"));
     }
 
     pub(crate) fn reloading(&self) {
@@ -60,7 +76,7 @@ impl Notify {
     /// pool for its state under the locks that requests take: a runtime whose workers hang, or a
     /// lock that nobody gives back, ends the signs of life, and systemd starts us again.
     pub(crate) async fn keep_alive(self, edge: Arc<Edge>) {
-        let Some(manager) = &self.0 else { return };
+        let Some(manager) = &self.manager else { return };
         // three chances before the watchdog bites
         let interval = manager
             .watchdog
@@ -77,16 +93,9 @@ impl Notify {
         }
     }
 
-    /// What cannot be told is not worth ending for.
     fn tell(&self, text: &str) {
-        let Some(manager) = self.0.as_ref().filter(|_| !text.is_empty()) else {
-            return;
-        };
-        let sent = manager
-            .socket
-            .send_to_addr(text.as_bytes(), &manager.address);
-        if let Err(error) = sent {
-            log::debug!("the service manager could not be told {text:?}: {error}");
+        if let Some(manager) = self.manager.as_ref().filter(|_| !text.is_empty()) {
+            manager.tell(text);
         }
     }
 }
@@ -105,6 +114,14 @@ impl Manager {
             address,
             watchdog,
         })
+    }
+
+    /// What cannot be told is not worth ending for.
+    fn tell(&self, text: &str) {
+        let sent = self.socket.send_to_addr(text.as_bytes(), &self.address);
+        if let Err(error) = sent {
+            log::debug!("the service manager could not be told {text:?}: {error}");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::{Auth, Pool, Server};
+use crate::unit::TraceContext;
 
 /// Headers that belong to one connection (RFC 9110, section 7.6.1), and those of the framing,
 /// which the relay writes itself.
@@ -56,7 +57,7 @@ const OURS_IN_ANSWERS: &[&str] = &["x-backend", "x-attempts", "x-voice"];
 /// What is known about a request when its headers are written for a server.
 pub(crate) struct Hop<'a> {
     pub(crate) request_id: &'a str,
-    pub(crate) traceparent: &'a str,
+    pub(crate) trace: Option<TraceContext>,
     /// Our name in `Via`, by which a request that comes back is known.
     pub(crate) via: &'a str,
     /// The client's address.
@@ -105,7 +106,9 @@ pub(crate) fn to_server(
         }
     };
     own(HeaderName::from_static("x-request-id"), hop.request_id);
-    own(HeaderName::from_static("traceparent"), hop.traceparent);
+    if let Some(trace) = hop.trace {
+        own(HeaderName::from_static("traceparent"), &trace.to_string());
+    }
     // a service on the internet has no use for addresses of this network, nor for the hops in it
     if !pool.is_cloud() {
         own(header::VIA, hop.via);
@@ -216,7 +219,7 @@ mod tests {
     fn sent(client: &HeaderMap, pool: &Pool) -> Vec<String> {
         let hop = Hop {
             request_id: "id",
-            traceparent: "00-t",
+            trace: None,
             via: "1.1 trunkline-x",
             client: Some([10, 0, 0, 9].into()),
             host: Some("edge"),

@@ -130,3 +130,18 @@ fn errors_name_their_place_and_a_way_out() {
     let server = "pools:\n  a:\n    servers:\n      - { url: 'http://gpu-a:1', slots: 0 }\nroutes: [{ pool: a }]\n";
     says(server, 78, &["would never be asked", ":4:"]);
 }
+
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn a_program_without_traces_says_how_to_get_them() {
+    let yaml = format!("{}tracing: {{ sample: 5% }}\n", with("", ""));
+    says(
+        &yaml,
+        78,
+        &[
+            "built without traces",
+            "cargo build --release --features otlp",
+            "tracing",
+        ],
+    );
+}

@@ -8,7 +8,7 @@ const ROWS: &[&[&str]] = &[
     &["unit"],
     &["config"],
     &["inspect"],
-    &["transform", "route", "pool"],
+    &["transform", "dialect", "route", "pool"],
     &["plan"],
     &["reply", "observe"],
     &["gateway"],

@@ -6,6 +6,8 @@
 )]
 #![allow(unreachable_pub, reason = "`support` is a small library of its own")]
 
+mod admin;
+mod background;
 mod bad_input;
 mod balance;
 mod budget;
@@ -27,6 +29,9 @@ mod lifecycle;
 mod listeners;
 mod manual;
 mod observe;
+mod ollama;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod page;
 mod regression;
 mod reload;
@@ -37,6 +42,7 @@ mod slots;
 mod streaming;
 mod support;
 mod top;
+mod upgrade;
 mod upstream_http2;
 mod voices;
 mod websockets;

@@ -292,6 +292,48 @@ fn the_keyboard_reaches_everything_and_sorts() {
 }
 
 #[test]
+fn a_server_is_drained_and_given_requests_again_from_the_page() {
+    let show = Show::start();
+    let Some(mut browser) = show.page() else {
+        return;
+    };
+    browser.shows("gpu-a");
+    let press = |browser: &mut Browser, button: &str| {
+        browser.run(&format!(
+            "() => {{ document.querySelector('details').open = true; \
+             [...document.querySelectorAll('.acts button')].find((b) => b.textContent === {button:?}).click(); }}"
+        ));
+    };
+    press(&mut browser, "Drain gpu-a");
+    eventually("it is drained", || {
+        row_of(&mut browser, "gpu-a").contains("drained")
+    });
+    assert_eq!(show.gateway.send(&speech()).json()["served_by"], "b");
+    eventually("the button undoes it", || {
+        browser.text().contains("Undrain gpu-a")
+    });
+    press(&mut browser, "Undrain gpu-a");
+    eventually("it is up", || row_of(&mut browser, "gpu-a").contains("up"));
+    assert!(browser.problems().is_empty(), "{:?}", browser.problems());
+}
+
+#[test]
+fn the_real_token_opens_the_page() {
+    let server = Server::named("a");
+    let gateway = Gateway::start(&format!(
+        "admin: {{ address: '127.0.0.1:0', token: s3cret }}\npools: {{ p: {{ servers: [{{ url: '{}', name: gpu-a }}], health: false }} }}\nroutes: [{{ pool: p }}]\n",
+        server.url()
+    ));
+    let Some(mut browser) = Browser::open(&format!("http://{}/", gateway.admin)) else {
+        return;
+    };
+    browser.shows("asks for its admin token");
+    browser.type_text("s3cret");
+    browser.press("Enter");
+    browser.shows("gpu-a");
+}
+
+#[test]
 fn a_proxy_that_is_gone_is_said_to_be_gone_since_when() {
     let show = Show::start();
     let Some(mut browser) = show.page() else {

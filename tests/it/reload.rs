@@ -349,3 +349,151 @@ fn a_page_in_an_operators_browser_cannot_give_orders() {
         assert_eq!(request.send(gateway.admin).status, status);
     }
 }
+
+/// An address that nobody listens on just now.
+fn free() -> SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap()
+}
+
+#[test]
+fn listeners_come_and_go_with_the_configuration() {
+    let server = Server::named("a");
+    let routes = routed(&format!("'{}'", server.url()), "");
+    let gateway = Gateway::start(&routes);
+    let write = |listen: &str, rest: &str| {
+        let text = format!("listen: {listen}\nadmin: 127.0.0.1:0\n{rest}\n{routes}");
+        std::fs::write(gateway.config_path(), text).unwrap();
+    };
+    let (more, ask) = (free(), Request::json("/v1/x", "{}"));
+    let mut kept = connect(gateway.address);
+    assert_eq!(ask.send_on(&mut kept).status, 200);
+    write(
+        &format!("['127.0.0.1:0', '{more}']"),
+        "log: { access: access.log, level: debug, format: json }",
+    );
+    assert_eq!(order(&gateway, "/reload").status, 200);
+    assert_eq!(ask.send(more).status, 200);
+    assert_eq!(
+        ask.send_on(&mut kept).status,
+        200,
+        "what stays is not touched"
+    );
+    let listeners = gateway.ask_admin("/status").json()["listeners"].clone();
+    assert_eq!(
+        listeners,
+        serde_json::json!([gateway.address.to_string(), more.to_string()])
+    );
+    // and away again; the limits and the log go along
+    write(
+        "127.0.0.1:0",
+        "limits: { connections: 1 }\nlog: { access: other.log, format: text }",
+    );
+    let answer = order(&gateway, "/reload");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(std::net::TcpStream::connect(more).is_err());
+    assert_eq!(ask.send_on(&mut kept).status, 200);
+    let other = gateway.folder.path().join("other.log");
+    eventually("the line is in the other file", || {
+        std::fs::read_to_string(&other).is_ok_and(|text| text.contains("-> a/"))
+    });
+    let mut second = connect(gateway.address);
+    let closed = std::io::Read::read(&mut second, &mut [0]);
+    assert_eq!(closed.unwrap_or(0), 0, "one connection is all there may be");
+}
+
+#[test]
+fn a_reload_that_cannot_listen_changes_nothing() {
+    let (old, new) = (Server::named("old"), Server::named("new"));
+    let routes = |server: &Server| routed(&format!("'{}'", server.url()), "");
+    let gateway = Gateway::start(&routes(&old));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = (taken.local_addr().unwrap(), taken).0;
+    let somebody = std::net::TcpListener::bind(taken).unwrap();
+    let write = |first: &str| {
+        let text = format!("{first}\nadmin: 127.0.0.1:0\n{}", routes(&new));
+        std::fs::write(gateway.config_path(), text).unwrap();
+    };
+    write(&format!("listen: ['127.0.0.1:0', '{taken}']"));
+    let answer = order(&gateway, "/reload");
+    assert_eq!(answer.status, 422);
+    assert!(
+        answer
+            .text()
+            .contains("is taken by another program; `ss -ltnp"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(gateway.get("/v1/x").json()["served_by"], "old");
+    assert_eq!(reloads(&gateway, "failure"), 1.0);
+    drop(somebody);
+    // certificates that are not there, or do not go together
+    write("listeners: [{ address: '127.0.0.1:0', tls: { cert: gone.pem, key: gone.pem } }]");
+    let answer = order(&gateway, "/reload");
+    assert_eq!(
+        (
+            answer.status,
+            answer.text().contains("gone.pem` cannot be read")
+        ),
+        (422, true)
+    );
+    let (one, other) = (
+        crate::support::tls::Pair::new(),
+        crate::support::tls::Pair::new(),
+    );
+    one.write(gateway.folder.path());
+    std::fs::write(gateway.folder.path().join("key.pem"), &other.key).unwrap();
+    write("listeners: [{ address: '127.0.0.1:0', tls: { cert: cert.pem, key: key.pem } }]");
+    let answer = order(&gateway, "/reload");
+    assert_eq!(
+        (answer.status, answer.text().contains("does not belong to")),
+        (422, true)
+    );
+    assert_eq!(gateway.get("/v1/x").json()["served_by"], "old");
+    // the pair is mended, and the listener speaks TLS from now on
+    std::fs::write(gateway.folder.path().join("key.pem"), &one.key).unwrap();
+    assert_eq!(order(&gateway, "/reload").status, 200);
+    let mut secure =
+        crate::support::tls::connect(gateway.address, one.client(rustls::ALL_VERSIONS, &[]))
+            .unwrap();
+    use std::io::{Read, Write};
+    write!(
+        secure,
+        "GET /v1/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    let _ = secure.read_to_string(&mut text);
+    assert!(
+        text.contains("\"served_by\":\"new\"") || text.contains("new"),
+        "{text}"
+    );
+}
+
+#[test]
+fn another_token_counts_from_the_next_request_on() {
+    let server = Server::named("a");
+    let routes = routed(&format!("'{}'", server.url()), "");
+    let gateway = Gateway::start(&format!(
+        "listen: 127.0.0.1:0\nadmin: {{ address: '127.0.0.1:0', token: one }}\n{routes}"
+    ));
+    let with = |token: &str, method: &str, path: &str| {
+        let bearer = format!("Bearer {token}");
+        Request::new(method, path)
+            .header("authorization", &bearer)
+            .send(gateway.admin)
+            .status
+    };
+    assert_eq!(
+        (with("one", "GET", "/status"), with("two", "GET", "/status")),
+        (200, 401)
+    );
+    let text =
+        format!("listen: 127.0.0.1:0\nadmin: {{ address: '127.0.0.1:0', token: two }}\n{routes}");
+    std::fs::write(gateway.config_path(), text).unwrap();
+    assert_eq!(with("one", "POST", "/reload"), 200);
+    assert_eq!(
+        (with("one", "GET", "/status"), with("two", "GET", "/status")),
+        (401, 200)
+    );
+}

@@ -187,3 +187,32 @@ fn python_survives_a_server_that_is_killed() {
 fn node_survives_a_server_that_is_killed() {
     survives("killed.mjs");
 }
+
+#[track_caller]
+fn talks_to_ollama(name: &str) {
+    let ollama = super::ollama::fake();
+    let gateway = Gateway::start(&format!(
+        "pools: {{ box: {{ kind: ollama-native, servers: ['{}'], health: false }} }}\n\
+         routes: [{{ match: {{ path: /v1/models }}, pool: box }}, {{ pool: box }}]",
+        ollama.url()
+    ));
+    let output = script(name, &gateway).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(
+        said.lines().filter(|l| l.starts_with("ok ")).count(),
+        6,
+        "{said}"
+    );
+}
+
+#[test]
+fn python_talks_to_a_native_ollama() {
+    talks_to_ollama("ollama.py");
+}
+
+#[test]
+fn node_talks_to_a_native_ollama() {
+    talks_to_ollama("ollama.mjs");
+}

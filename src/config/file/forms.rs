@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{Balance, Fallback, FallbackMap, HashBy, HedgeAfter, Server};
+use super::{Admin, AdminMap, Balance, Fallback, FallbackMap, HashBy, HedgeAfter, Server};
 use crate::unit::Span;
 use serde::ser::SerializeMap;
 
@@ -254,6 +254,51 @@ impl JsonSchema for Fallback {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let map = generator.subschema_for::<FallbackMap>();
         json_schema!({ "anyOf": [{ "type": "string" }, map] })
+    }
+}
+
+impl From<AdminMap> for Admin {
+    fn from(map: AdminMap) -> Self {
+        let AdminMap {
+            address,
+            token,
+            token_file,
+            hosts,
+            tls,
+        } = map;
+        Admin {
+            address,
+            token,
+            token_file,
+            hosts,
+            tls,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Admin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let from_address = |address| Admin {
+            address: Some(address),
+            ..Admin::default()
+        };
+        let short = Short::<_, AdminMap>(
+            "an address, `off`, or a map with `address`",
+            from_address,
+            PhantomData,
+        );
+        deserializer.deserialize_any(short)
+    }
+}
+
+impl JsonSchema for Admin {
+    fn schema_name() -> Cow<'static, str> {
+        "AdminOrAddress".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<AdminMap>();
+        json_schema!({ "anyOf": [{ "type": "string" }, { "const": false }, map] })
     }
 }
 

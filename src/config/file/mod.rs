@@ -13,7 +13,7 @@ use serde_json::Value;
 pub(crate) use forms::{List, OrFalse, Ordered, RetryOn, ServerList};
 
 use super::kind::{Kind, Warming};
-use crate::unit::{Percent, Size, Span};
+use crate::unit::{Fraction, Percent, Size, Span};
 
 /// A whole file.
 #[derive(Debug, Default, serde::Deserialize, JsonSchema)]
@@ -23,9 +23,9 @@ pub(crate) struct File {
     pub(crate) listen: List<String>,
     /// The same with options for each address; `listen` is the short form.
     pub(crate) listeners: Vec<Listener>,
-    /// Address of `/metrics`, `/healthz`, `/readyz` and `/status`; `off` for none. Default
+    /// Where operators and Prometheus ask: an address, or a map with one; `off` for none. Default
     /// `127.0.0.1:2021`.
-    pub(crate) admin: Option<String>,
+    pub(crate) admin: Option<Admin>,
     /// Required. The pools of interchangeable servers, by name.
     pub(crate) pools: Ordered<Pool>,
     /// Required. The routes; the first match wins.
@@ -36,6 +36,8 @@ pub(crate) struct File {
     pub(crate) log: Log,
     /// How the program stops.
     pub(crate) shutdown: Shutdown,
+    /// OpenTelemetry traces, in a program built with `--features otlp`. Default: none.
+    pub(crate) tracing: Option<Tracing>,
 }
 
 /// One address clients connect to.
@@ -53,6 +55,35 @@ pub(crate) struct Listener {
     pub(crate) cors: Option<Cors>,
 }
 
+/// Where operators and Prometheus ask: `/metrics`, `/status`, the status page, reload and drain.
+#[derive(Debug, Default)]
+pub(crate) struct Admin {
+    pub(crate) address: Option<String>,
+    pub(crate) token: Option<String>,
+    pub(crate) token_file: Option<String>,
+    pub(crate) hosts: List<String>,
+    pub(crate) tls: Option<ListenerTls>,
+}
+
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename = "Admin", deny_unknown_fields)]
+struct AdminMap {
+    /// `IP:PORT`. Default `127.0.0.1:2021`. Outside loopback it needs a token or `tls` with
+    /// `client_ca`.
+    address: Option<String>,
+    /// What must be shown as `Authorization: Bearer`, or as the password of any user by a browser.
+    /// `/healthz` and `/readyz` need none. Default `$TRUNKLINE_ADMIN_TOKEN`, else none.
+    token: Option<String>,
+    /// File that holds the token.
+    token_file: Option<String>,
+    /// Names by which it may be asked for without a token, besides addresses and names that only
+    /// a home network knows.
+    #[serde(default)]
+    hosts: List<String>,
+    /// It is asked with TLS. With `client_ca` a client certificate is as good as the token.
+    tls: Option<ListenerTls>,
+}
+
 /// How a listener proves who it is. The files are read again when they change.
 #[derive(Debug, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -63,6 +94,8 @@ pub(crate) struct ListenerTls {
     pub(crate) key: String,
     /// Oldest version of TLS that is spoken. Default `1.2`.
     pub(crate) min_version: Option<TlsVersion>,
+    /// PEM file of authorities. Clients must show a certificate of one of them.
+    pub(crate) client_ca: Option<String>,
 }
 
 /// A version of TLS.
@@ -102,7 +135,7 @@ pub(crate) struct Pool {
     /// Where requests wait for a slot.
     pub(crate) queue: Queue,
     /// What happens to a request when a server still loads its model: it waits there, or skips to
-    /// the next one. Default `skip`, for `ollama` `wait`.
+    /// the next one. Default `skip`, for Ollama `wait`.
     pub(crate) warming: Option<Warming>,
     /// Bytes of audio, behind any container header, by which a spoken answer counts as begun.
     /// Default 1.
@@ -112,7 +145,7 @@ pub(crate) struct Pool {
     /// Whether somebody bills each request. Default: `paid` for cloud kinds.
     pub(crate) cost: Option<Cost>,
     /// Largest request body the servers take. Larger ones go to the next pool. Default: the
-    /// kind's limit for uploads of audio, else none.
+    /// kind's limit for uploads of audio, 32 MiB for `ollama-native`, else none.
     pub(crate) max_body: Option<Size>,
     /// Speak HTTP/2 to the servers: by agreement over TLS, by prior knowledge without. Default
     /// `false`.
@@ -513,6 +546,22 @@ pub(crate) enum Level {
     Trace,
 }
 
+impl std::str::FromStr for Level {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text);
+        <Level as serde::Deserialize>::deserialize(names)
+            .map_err(|_| format!("`{text}` is no level; say error, warn, info, debug or trace"))
+    }
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        serde::Serialize::serialize(self, f)
+    }
+}
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -529,4 +578,21 @@ pub(crate) struct Shutdown {
     pub(crate) drain: Option<Span>,
     /// Time requests in flight may take after that. Default 60s.
     pub(crate) grace: Option<Span>,
+}
+
+/// OpenTelemetry traces: a span for each request and one for each attempt. What is left out is
+/// taken from the variables of OpenTelemetry; they do nothing without this key.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Tracing {
+    /// A collector that takes OTLP over HTTP; `/v1/traces` is added. Default:
+    /// `$OTEL_EXPORTER_OTLP_ENDPOINT`, else `http://localhost:4318`.
+    pub(crate) otlp: Option<String>,
+    /// Share of the requests that are traced; a caller that sends `traceparent` decides itself.
+    /// Default: `$OTEL_TRACES_SAMPLER_ARG` (a number from 0 to 1), else 5%.
+    pub(crate) sample: Option<Fraction>,
+    /// Headers the collector wants, such as a key. Default: `$OTEL_EXPORTER_OTLP_HEADERS`.
+    pub(crate) headers: BTreeMap<String, String>,
+    /// Default: `$OTEL_SERVICE_NAME`, else `trunkline`.
+    pub(crate) service_name: Option<String>,
 }

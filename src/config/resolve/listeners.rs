@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::super::certificate::{CertificateFiles, Fault};
 use super::super::file::{self, File};
-use super::super::tree::at;
+use super::super::tree::{self, at};
 use super::super::{Cors, Listener, ListenerTls};
 use super::Resolver;
 
@@ -21,7 +21,11 @@ impl Resolver<'_> {
         for (n, listener) in file.listeners.iter().enumerate() {
             let parsed = parse_address(&listener.address);
             let cors = listener.cors.as_ref().map(|cors| self.cors(n, cors));
-            let tls = listener.tls.as_ref().map(|tls| self.listener_tls(n, tls));
+            let here = at!["listeners", n, "tls"];
+            let tls = listener
+                .tls
+                .as_ref()
+                .map(|tls| self.listener_tls(&here, tls));
             if tls.is_some() && listener.h2c {
                 self.error(
                     at!["listeners", n, "h2c"],
@@ -54,22 +58,28 @@ impl Resolver<'_> {
 
     /// Reads the certificate, so that a bad one is known before anything listens; the listener
     /// reads it again when it starts, and whenever the files change.
-    fn listener_tls(&mut self, n: usize, tls: &file::ListenerTls) -> ListenerTls {
+    pub(super) fn listener_tls(
+        &mut self,
+        here: &tree::Path,
+        tls: &file::ListenerTls,
+    ) -> ListenerTls {
         let files = CertificateFiles {
             cert: self.folder.join(&tls.cert),
             key: self.folder.join(&tls.key),
+            client_ca: tls.client_ca.as_ref().map(|file| self.folder.join(file)),
         };
         match files.read().certificate() {
             Ok(certificate) => {
                 if let Some(warning) = certificate.out_of_date() {
-                    self.warn(at!["listeners", n, "tls", "cert"], warning);
+                    self.warn(here.then("cert"), warning);
                 }
             }
             Err(faults) => {
                 for fault in faults {
                     match fault {
-                        Fault::Cert(why) => self.error(at!["listeners", n, "tls", "cert"], why),
-                        Fault::Key(why) => self.error(at!["listeners", n, "tls", "key"], why),
+                        Fault::Cert(why) => self.error(here.then("cert"), why),
+                        Fault::Key(why) => self.error(here.then("key"), why),
+                        Fault::ClientCa(why) => self.error(here.then("client_ca"), why),
                     }
                 }
             }
@@ -103,21 +113,6 @@ impl Resolver<'_> {
                 .collect(),
         )
     }
-
-    pub(super) fn admin(&mut self, file: &File, listeners: &[Listener]) -> Option<SocketAddr> {
-        let address = match file.admin.as_deref() {
-            Some("off" | "false") => return None,
-            Some(address) => self.check(at!["admin"], parse_address(address))?,
-            None => SocketAddr::from(([127, 0, 0, 1], 2021)),
-        };
-        if address.port() != 0 && listeners.iter().any(|l| same_socket(l.address, address)) {
-            self.error(at!["admin"], format!("`{address}` is a client listener; the admin endpoints need an address of their own"));
-        }
-        if !address.ip().is_loopback() {
-            self.warn(at!["admin"], format!("`{address}` can be reached from other machines, and the admin endpoints ask for no key"));
-        }
-        Some(address)
-    }
 }
 
 impl Listener {
@@ -132,7 +127,7 @@ impl Listener {
     }
 }
 
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
@@ -158,6 +153,6 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-fn same_socket(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn same_socket(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }

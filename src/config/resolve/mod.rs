@@ -1,27 +1,33 @@
 //! From the file as written to the checked configuration. Reports every problem, decides every
 //! default.
 
+mod admin;
 mod listeners;
 mod pools;
 mod routes;
+mod tracing;
 
 use std::path::{Path, PathBuf};
+
+use http::HeaderValue;
 
 use super::file::File;
 use super::problem::{Problem, Severity};
 use super::tree::{self, Tree, at};
 use super::{AccessLog, Config, Limits, Log, Pool, Shutdown};
-use crate::unit::{Size, Span};
+use crate::unit::{Secret, Size, Span};
 
 pub(super) fn resolve(
     file: File,
     tree: &Tree,
     folder: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
     problems: &mut Vec<Problem>,
 ) -> Option<Config> {
     let mut resolver = Resolver {
         tree,
         folder,
+        env,
         files: Vec::new(),
         damaged: problems.iter().any(Problem::is_error),
         problems,
@@ -43,6 +49,7 @@ pub(super) fn resolve(
     let default_max_body = file.limits.max_body.unwrap_or(Size::mib(100)).0;
     let routes = resolver.routes(&file.routes, &pools, default_max_body);
     resolver.unused(&pools, &file.routes);
+    let tracing = resolver.tracing(&file);
     let seconds = |span: Option<Span>, default| span.unwrap_or(Span::secs(default)).0;
     Some(Config {
         listeners,
@@ -68,6 +75,7 @@ pub(super) fn resolve(
             drain: seconds(file.shutdown.drain, 0),
             grace: seconds(file.shutdown.grace, 60),
         },
+        tracing,
         files: resolver.files,
     })
 }
@@ -75,6 +83,7 @@ pub(super) fn resolve(
 struct Resolver<'a> {
     tree: &'a Tree,
     folder: &'a Path,
+    env: &'a dyn Fn(&str) -> Option<String>,
     /// Files that were read.
     files: Vec<PathBuf>,
     /// Parts of the file could not be read, so what is absent may only be missing for that.
@@ -133,5 +142,48 @@ impl Resolver<'_> {
             let help = "use 1 to 64 letters, digits, `-`, `_`, `.` or `:`".to_owned();
             self.report(Severity::Error, path, message, Some(help));
         }
+    }
+}
+
+// === impl Resolver: secrets ===
+
+impl Resolver<'_> {
+    /// A secret that is written here or read from a file, under one of these two names; an empty
+    /// one is none. It must fit into a header.
+    fn secret(
+        &mut self,
+        here: &tree::Path,
+        [name, file_name]: [&str; 2],
+        written: Option<&String>,
+        file: Option<&String>,
+    ) -> Option<Secret> {
+        self.files.extend(file.map(|file| self.folder.join(file)));
+        let from_file = file.and_then(|file| {
+            let read = std::fs::read_to_string(self.folder.join(file))
+                .map_err(|e| format!("`{file}` cannot be read: {e}"));
+            self.check(here.then(file_name), read)
+        });
+        if written.is_some() && file.is_some() {
+            self.error(
+                here.then(file_name),
+                format!("`{name}` and `{file_name}` exclude each other"),
+            );
+        }
+        let text = written.cloned().or(from_file);
+        let text = text.map(|text| text.trim().to_owned());
+        let text = text.filter(|text| !text.is_empty())?;
+        if HeaderValue::from_str(&text).is_err() {
+            self.error(
+                here.then(name),
+                "it holds characters that no header can carry",
+            );
+        }
+        if written.is_some() && self.tree.expanded(&here.then(name)).is_none() {
+            let message = format!(
+                "a secret stands in the file in plain text; `${{VARIABLE}}` or `{file_name}` keeps it out"
+            );
+            self.warn(here.then(name), message);
+        }
+        Some(Secret::new(text))
     }
 }

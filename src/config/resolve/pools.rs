@@ -288,41 +288,13 @@ impl Resolver<'_> {
         }
     }
 
-    /// A key that is written here or read from a file; an empty one is none.
     fn key(
         &mut self,
         here: &tree::Path,
         written: Option<&String>,
         file: Option<&String>,
     ) -> Option<Secret> {
-        self.files.extend(file.map(|file| self.folder.join(file)));
-        let from_file = file.and_then(|file| {
-            let read = std::fs::read_to_string(self.folder.join(file))
-                .map_err(|e| format!("`{file}` cannot be read: {e}"));
-            self.check(here.then("api_key_file"), read)
-        });
-        if written.is_some() && file.is_some() {
-            self.error(
-                here.then("api_key_file"),
-                "`api_key` and `api_key_file` exclude each other",
-            );
-        }
-        let key = written
-            .cloned()
-            .or(from_file)
-            .map(|key| key.trim().to_owned());
-        let key = key.filter(|key| !key.is_empty())?;
-        if HeaderValue::from_str(&key).is_err() {
-            self.error(
-                here.then("api_key"),
-                "the key holds characters that no header can carry",
-            );
-        }
-        if written.is_some() && self.tree.expanded(&here.then("api_key")).is_none() {
-            let message = "the key stands in the file in plain text; `${VARIABLE}` or `api_key_file` keeps it out";
-            self.warn(here.then("api_key"), message);
-        }
-        Some(Secret::new(key))
+        self.secret(here, ["api_key", "api_key_file"], written, file)
     }
 
     fn health(&mut self, here: &tree::Path, pool: &file::Pool) -> Health {
@@ -454,7 +426,7 @@ fn is_ourselves(url: &ServerUrl, listener: SocketAddr) -> bool {
     }
 }
 
-fn header_name(text: &str) -> Result<HeaderName, String> {
+pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
     let name: HeaderName = text
         .parse()
         .map_err(|_| format!("`{text}` is not a header name"))?;

@@ -68,6 +68,7 @@ impl Resolver<'_> {
             }
             let targets = self.targets(&here, route, pools);
             self.zone(&here, &name, route, &targets, pools);
+            self.wordless(&here, &name, &conditions, &targets, pools);
             let hedge = self.hedge(&here, route, &targets, pools);
             out.push(Route {
                 name,
@@ -280,6 +281,38 @@ impl Resolver<'_> {
                 pools[target.pool.0].name
             );
             self.warn(here.then("zone"), message);
+        }
+    }
+
+    /// Servers with a dialect of their own have few endpoints; a route of others never asks them.
+    fn wordless(
+        &mut self,
+        here: &tree::Path,
+        name: &str,
+        conditions: &Match,
+        targets: &[Target],
+        pools: &[Pool],
+    ) {
+        let wordless = |target: &Target| {
+            let served = pools[target.pool.0].served();
+            let asked = |path: &str| conditions.paths.iter().any(|p| p.matches(path));
+            let none = |served: &[&str]| !served.iter().any(|path| asked(path));
+            !conditions.paths.is_empty() && served.is_some_and(|served| none(&served))
+        };
+        if !targets.is_empty() && targets.iter().all(wordless) {
+            let message = format!("no server of route `{name}` has any of these endpoints");
+            let served = pools[targets[0].pool.0].served().unwrap_or_default();
+            let help = format!("they have {}", served.join(", "));
+            let place = here.then("match").then("path");
+            self.report(Severity::Error, place, message, Some(help));
+            return;
+        }
+        for target in targets.iter().filter(|target| wordless(target)) {
+            let message = format!(
+                "route `{name}` never asks pool `{}`, whose servers have none of these endpoints",
+                pools[target.pool.0].name
+            );
+            self.warn(here.then("match").then("path"), message);
         }
     }
 

@@ -201,27 +201,29 @@ impl Tree {
             })
     }
 
-    /// Where secrets are written: values of `api_key`, and those that `headers.set` sets.
+    /// Where secrets are written: values of `api_key` and `token`, those that `headers.set` sets, and those of
+    /// `tracing.headers`.
     pub(crate) fn secrets(&self) -> Vec<Range<usize>> {
-        fn walk(node: &Node, in_headers: bool, found: &mut Vec<Range<usize>>) {
+        fn walk(node: &Node, parent: &str, found: &mut Vec<Range<usize>>) {
             match &node.kind {
                 Kind::Scalar(_) => {}
-                Kind::Seq(items) => items.iter().for_each(|item| walk(item, false, found)),
+                Kind::Seq(items) => items.iter().for_each(|item| walk(item, "", found)),
                 Kind::Map(entries) => {
                     for (key, value) in entries {
-                        match (key.text.as_str(), &value.kind) {
-                            ("api_key", _) => found.push(value.span.clone()),
-                            ("set", Kind::Map(set)) if in_headers => {
+                        match (parent, key.text.as_str(), &value.kind) {
+                            (_, "api_key" | "token", _) => found.push(value.span.clone()),
+                            ("headers", "set", Kind::Map(set))
+                            | ("tracing", "headers", Kind::Map(set)) => {
                                 found.extend(set.iter().map(|(_, value)| value.span.clone()));
                             }
-                            _ => walk(value, key.text == "headers", found),
+                            _ => walk(value, &key.text, found),
                         }
                     }
                 }
             }
         }
         let mut found = Vec::new();
-        walk(&self.root, false, &mut found);
+        walk(&self.root, "", &mut found);
         found
     }
 

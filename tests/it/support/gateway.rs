@@ -93,7 +93,8 @@ impl Gateway {
             }
             address = found(&all, "listening on http://")
                 .or_else(|| found(&all, "listening on https://"));
-            admin = found(&all, "admin endpoints on http://");
+            admin = found(&all, "admin endpoints on http://")
+                .or_else(|| found(&all, "admin endpoints on https://"));
             address.is_some() && (admin.is_some() || about.contains("admin: off"))
         });
         let address = address.unwrap();

@@ -1,0 +1,182 @@
+//! What a running program is told: by signals, by the admin endpoints, by files that change.
+//!
+//! SIGHUP reloads, SIGQUIT upgrades, SIGUSR1 opens the access log anew, SIGUSR2 shows messages down
+//! to debug or no longer, SIGTERM and SIGINT stop.
+
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::listeners::lock;
+use super::logger;
+use super::reload::Reload;
+use super::upgrade::Program;
+use crate::config::Level;
+use crate::service::admin::{Order, What};
+use crate::unit::Span;
+
+/// How often files are looked at. A change is taken up when it was seen twice: a file that is being
+/// written is never read half.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What reloads, upgrades and stops a running program.
+pub(super) struct Conductor<'a> {
+    pub(super) reload: Reload<'a>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) program: &'a Program,
+}
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Stopped,
+    /// Another one serves in its place.
+    Replaced,
+}
+
+/// What was heard.
+enum Heard {
+    Stop,
+    Changed,
+    Debug,
+    Signal(What),
+    Order(Order),
+}
+
+impl Conductor<'_> {
+    /// Does what it is told until that is to end.
+    pub(super) async fn until_the_end(mut self) -> End {
+        let mut signals = Signals::new();
+        let mut files = self.reload.look();
+        // when messages are shown as configured again
+        let mut quiet_again: Option<Instant> = None;
+        loop {
+            let heard = tokio::select! {
+                heard = signals.next() => heard,
+                Some(order) = self.orders.recv() => Heard::Order(order),
+                () = sleep(LOOK) => match files.changed() {
+                    true => Heard::Changed,
+                    false => {
+                        if quiet_again.take_if(|end| *end <= Instant::now()).is_some() {
+                            show(None);
+                        }
+                        continue;
+                    }
+                },
+            };
+            let (what, order, by) = match heard {
+                Heard::Stop => return End::Stopped,
+                Heard::Debug => {
+                    show(logger::debug_or_not());
+                    quiet_again = None;
+                    continue;
+                }
+                Heard::Changed => (What::Reload, None, "a changed file"),
+                Heard::Signal(what) => (what, None, "a signal"),
+                Heard::Order(order) => (order.what, Some(order), "the admin listener"),
+            };
+            // taken before the files are read: what is written meanwhile is another change
+            let before = self.reload.look();
+            let done = match what {
+                What::Reload => self.reload.run(by, by != "a changed file").await,
+                What::Upgrade => self.upgrade(by).await,
+                What::ReopenLogs => self.reload.reopen_logs(),
+                What::LogLevel(level, time) => {
+                    quiet_again = time.map(|time| Instant::now() + time);
+                    Ok(show_for(level, time))
+                }
+            };
+            if what == What::Reload {
+                files = self.reload.look_since(before);
+            }
+            let replaced = what == What::Upgrade && done.is_ok();
+            if let Some(order) = order {
+                let _ = order.done.send(done);
+            }
+            if replaced {
+                return End::Replaced;
+            }
+        }
+    }
+
+    /// Lets the program that is installed now take over.
+    ///
+    /// # Errors
+    /// If it cannot; then this one goes on as it was.
+    async fn upgrade(&self, by: &str) -> Result<String, String> {
+        log::info!("an upgrade begins (asked for by {by})");
+        let running = self.reload.running;
+        let drained = running.edge.snapshot().gateway.drained(Instant::now());
+        let sockets = lock(&running.listeners).for_another();
+        let config = self.reload.file.as_deref();
+        // it waits, for a process and not for a future
+        let taken = tokio::task::block_in_place(|| {
+            let sockets = sockets.map_err(|e| format!("the sockets cannot be handed over: {e}"))?;
+            self.program.take_over(config, sockets, &drained)
+        });
+        match taken {
+            Ok(process) => {
+                let message = format!("process {process} has taken over");
+                log::info!("{message}; this one finishes what is in flight");
+                running.notify.replaced_by(process);
+                Ok(message)
+            }
+            Err(why) => {
+                log::error!("the upgrade failed, and this program goes on: {why}");
+                Err(why)
+            }
+        }
+    }
+}
+
+fn show_for(level: Option<Level>, time: Option<Duration>) -> String {
+    let time = time.map(|time| format!(" for {}", Span(time)));
+    show(level) + &time.unwrap_or_default()
+}
+
+fn show(level: Option<Level>) -> String {
+    logger::show(level);
+    let message = match level {
+        Some(level) => format!("messages down to {level} are shown"),
+        None => "messages are shown as configured".to_owned(),
+    };
+    log::info!("{message}");
+    message
+}
+
+struct Signals([(Signal, fn() -> Heard); 6]);
+
+impl Signals {
+    fn new() -> Self {
+        let listen = |kind, heard: fn() -> Heard| {
+            (
+                signal(kind).expect("signals can be listened to at start-up"),
+                heard,
+            )
+        };
+        Signals([
+            listen(SignalKind::terminate(), || Heard::Stop),
+            listen(SignalKind::interrupt(), || Heard::Stop),
+            listen(SignalKind::hangup(), || Heard::Signal(What::Reload)),
+            listen(SignalKind::quit(), || Heard::Signal(What::Upgrade)),
+            listen(SignalKind::user_defined1(), || {
+                Heard::Signal(What::ReopenLogs)
+            }),
+            listen(SignalKind::user_defined2(), || Heard::Debug),
+        ])
+    }
+
+    async fn next(&mut self) -> Heard {
+        std::future::poll_fn(|cx| {
+            for (signal, heard) in &mut self.0 {
+                if signal.poll_recv(cx).is_ready() {
+                    return std::task::Poll::Ready(heard());
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
