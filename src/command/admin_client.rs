@@ -1,31 +1,22 @@
 //! How commands ask the admin endpoints of a running program: where its configuration says they
 //! are, with the token that is in it, over TLS to nobody but the one who has its certificate.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use pki_types::pem::PemObject;
-use pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
-
+use super::client::{Client, Fault, Identity, Request, Trust, certificates};
 use crate::cli::Remote;
 use crate::command::source;
-use crate::config::{Admin, ListenerTls};
+use crate::config::{Admin, ServerUrl};
 use crate::unit::Secret;
-
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(2);
 
 /// Where a running program is asked, and what it is shown.
 pub(super) struct AdminClient {
     pub(super) address: SocketAddr,
     token: Option<Secret>,
-    tls: Option<Arc<ClientConfig>>,
+    /// With TLS: whom to believe.
+    trust: Option<Trust>,
+    identity: Option<Identity>,
 }
 
 /// What it answered.
@@ -60,15 +51,22 @@ impl AdminClient {
             (None, None) => Admin::at(Admin::USUAL),
         };
         let of_environment = || Admin::token_of(&|name| std::env::var(name).ok());
-        let tls = admin
-            .tls
-            .as_ref()
-            .map(|tls| client(tls, remote))
-            .transpose()?;
+        let trust = match &admin.tls {
+            // whoever signed it: nobody else has it
+            Some(tls) => Some(Trust::Exactly(
+                certificates(&tls.files.cert)?.swap_remove(0),
+            )),
+            None => None,
+        };
+        let identity = match (&remote.cert, &remote.key) {
+            (Some(cert), Some(key)) => Some(Identity::read(cert, key)?),
+            _ => None,
+        };
         Ok(AdminClient {
             address: reachable(remote.admin.unwrap_or(admin.address)),
             token: admin.token.or_else(of_environment),
-            tls,
+            trust,
+            identity,
         })
     }
 
@@ -77,64 +75,40 @@ impl AdminClient {
     /// # Errors
     /// If nobody answers, or something that is no Trunkline.
     pub(super) fn ask(
-        &self,
-        method: &str,
+        self,
+        method: &'static str,
         target: &str,
         patience: Duration,
     ) -> Result<Answer, String> {
         let address = self.address;
-        let failed = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
-                format!("{address} did not answer in {} s", patience.as_secs())
-            }
-            _ => format!("nobody answers at {address}: {e}"),
+        let url = ServerUrl {
+            tls: self.trust.is_some(),
+            host: address.ip().to_string(),
+            port: address.port(),
+            path: String::new(),
         };
-        let stream = TcpStream::connect_timeout(&address, CONNECT.min(patience)).map_err(failed)?;
-        stream.set_read_timeout(Some(patience)).map_err(failed)?;
-        let token = self
-            .token
-            .as_ref()
-            .map(|token| format!("authorization: Bearer {}\r\n", token.expose()));
-        let head = format!(
-            "{method} {target} HTTP/1.1\r\nhost: {address}\r\n{}connection: close\r\ncontent-length: 0\r\n\r\n",
-            token.unwrap_or_default()
-        );
-        let answer = match &self.tls {
-            None => exchange(stream, &head),
-            Some(tls) => {
-                let connection = ClientConnection::new(tls.clone(), ServerName::from(address.ip()));
-                let connection = connection.map_err(|e| e.to_string())?;
-                exchange(StreamOwned::new(connection, stream), &head)
-            }
+        let token = self.token.as_ref().map(|token| {
+            let bearer = format!("Bearer {}", token.expose());
+            ("authorization".to_owned(), bearer)
+        });
+        let request = Request {
+            method,
+            path: target.to_owned(),
+            headers: token.into_iter().collect(),
+            body: Vec::new(),
         };
-        parsed(&answer.map_err(failed)?)
-            .ok_or_else(|| format!("what answers at {address} is no Trunkline"))
+        let client = Client::new(url, self.trust.unwrap_or(Trust::System), patience);
+        match client.showing(self.identity).send(&request) {
+            Ok(answer) => Ok(Answer {
+                status: answer.status,
+                body: String::from_utf8_lossy(&answer.body).into_owned(),
+            }),
+            Err(Fault::Refused) => Err(format!("nobody answers at {address}: connection refused")),
+            Err(Fault::Other(why)) => {
+                Err(format!("{address} does not answer as a Trunkline: {why}"))
+            }
+        }
     }
-}
-
-fn exchange(mut stream: impl Read + Write, head: &str) -> std::io::Result<Vec<u8>> {
-    stream.write_all(head.as_bytes())?;
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
-        // TLS that ends without saying so; the length tells whether all is there
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(answer),
-        read => read.map(|_| answer),
-    }
-}
-
-fn parsed(answer: &[u8]) -> Option<Answer> {
-    let answer = String::from_utf8_lossy(answer);
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head
-        .strip_prefix("HTTP/1.1 ")?
-        .split(' ')
-        .next()?
-        .parse()
-        .ok()?;
-    Some(Answer {
-        status,
-        body: body.to_owned(),
-    })
 }
 
 /// What a file says of the admin endpoints that cannot be used for something else in it.
@@ -153,87 +127,4 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
     SocketAddr::new(ip, address.port())
-}
-
-/// TLS to the program that has the certificate of the file, whoever signed it; with a certificate
-/// of ours where one was named.
-fn client(tls: &ListenerTls, remote: &Remote) -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(ring::default_provider());
-    let leaf = certificates(&tls.files.cert)?.swap_remove(0);
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned { leaf, provider }));
-    let config = match (&remote.cert, &remote.key) {
-        (Some(cert), Some(key)) => {
-            let key = PrivateKeyDer::from_pem_file(key)
-                .map_err(|e| format!("no private key can be read from {}: {e}", key.display()))?;
-            builder
-                .with_client_auth_cert(certificates(cert)?, key)
-                .map_err(|e| format!("{} cannot be shown: {e}", cert.display()))?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    Ok(Arc::new(config))
-}
-
-fn certificates(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
-    let name = |file: &Path| file.display().to_string();
-    let read = CertificateDer::pem_file_iter(file)
-        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-        .map_err(|e| format!("no certificate can be read from {}: {e}", name(file)))?;
-    match read.is_empty() {
-        true => Err(format!("{} holds no certificate", name(file))),
-        false => Ok(read),
-    }
-}
-
-/// Takes one certificate for good, and no other.
-#[derive(Debug)]
-struct Pinned {
-    leaf: CertificateDer<'static>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        shown: &CertificateDer<'_>,
-        _chain: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match *shown == self.leaf {
-            true => Ok(ServerCertVerified::assertion()),
-            false => Err(rustls::CertificateError::UnknownIssuer.into()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }

@@ -10,8 +10,8 @@ pub(crate) fn run(options: &HealthCheck) -> u8 {
     let path = if options.live { "/healthz" } else { "/readyz" };
     let patience = Duration::from_secs(options.timeout.max(1));
     let asked = AdminClient::find(&options.remote).and_then(|client| {
-        let answer = client.ask("GET", path, patience)?;
-        Ok((client.address, answer))
+        let address = client.address;
+        Ok((address, client.ask("GET", path, patience)?))
     });
     match asked {
         Ok((_, Answer { status: 200, body })) => {

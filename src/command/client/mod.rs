@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::ServerUrl;
 
-pub(super) use tls::Trust;
+pub(super) use tls::{Identity, Trust, certificates};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -22,6 +22,8 @@ pub(super) struct Client {
     /// Scheme, host and port, as shown and as asked.
     url: ServerUrl,
     trust: Trust,
+    /// Shown to whoever asks for one.
+    identity: Option<Identity>,
     /// For a whole answer.
     patience: Duration,
 }
@@ -66,8 +68,14 @@ impl Client {
         Client {
             url,
             trust,
+            identity: None,
             patience,
         }
+    }
+
+    /// The same with a certificate to show.
+    pub(super) fn showing(self, identity: Option<Identity>) -> Self {
+        Client { identity, ..self }
     }
 
     /// `http://host:port`, as people write it.
@@ -91,7 +99,7 @@ impl Client {
         };
         let head = self.head(request);
         let exchanged = if self.url.tls {
-            let stream = tls::connect(socket, &self.url.host, &self.trust);
+            let stream = tls::connect(socket, &self.url.host, &self.trust, self.identity.as_ref());
             let mut stream = stream.map_err(Fault::Other)?;
             wire::exchange(&mut stream, &limit, &head, &request.body)
         } else {

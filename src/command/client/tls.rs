@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pki_types::pem::PemObject;
-use pki_types::{CertificateDer, ServerName, UnixTime};
+use pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::{
@@ -25,6 +25,28 @@ pub(crate) enum Trust {
     Anything,
 }
 
+/// A certificate to show, leaf first, and its key.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// Reads both from PEM files.
+    ///
+    /// # Errors
+    /// If one of them cannot be read.
+    pub(crate) fn read(cert: &Path, key: &Path) -> Result<Self, String> {
+        let read = PrivateKeyDer::from_pem_file(key);
+        Ok(Identity {
+            chain: certificates(cert)?,
+            key: read
+                .map_err(|e| format!("no private key can be read from `{}`: {e}", key.display()))?,
+        })
+    }
+}
+
 /// Begins TLS on a connection; the handshake comes with the first byte.
 ///
 /// # Errors
@@ -33,35 +55,37 @@ pub(super) fn connect(
     socket: TcpStream,
     host: &str,
     trust: &Trust,
+    identity: Option<&Identity>,
 ) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
     let name = ServerName::try_from(host.to_owned());
     let name = name.map_err(|_| format!("`{host}` is no name that TLS knows"))?;
-    let connection = ClientConnection::new(Arc::new(config(trust)?), name);
+    let connection = ClientConnection::new(Arc::new(config(trust, identity)?), name);
     let connection = connection.map_err(|e| e.to_string())?;
     Ok(StreamOwned::new(connection, socket))
 }
 
-fn config(trust: &Trust) -> Result<ClientConfig, String> {
+fn config(trust: &Trust, identity: Option<&Identity>) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?;
-    let pinned = match trust {
-        Trust::System => {
-            let roots = system_roots()?;
-            return Ok(builder.with_root_certificates(roots).with_no_client_auth());
-        }
-        Trust::File(path) => {
-            let roots = roots_of(path)?;
-            return Ok(builder.with_root_certificates(roots).with_no_client_auth());
-        }
-        Trust::Exactly(certificate) => Some(certificate.clone()),
-        Trust::Anything => None,
+    let known = |pinned| Arc::new(Known { provider, pinned });
+    let builder = match trust {
+        Trust::System => builder.with_root_certificates(system_roots()?),
+        Trust::File(path) => builder.with_root_certificates(roots_of(path)?),
+        Trust::Exactly(certificate) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(known(Some(certificate.clone()))),
+        Trust::Anything => builder
+            .dangerous()
+            .with_custom_certificate_verifier(known(None)),
     };
-    let verifier = Arc::new(Known { provider, pinned });
-    let builder = builder.dangerous();
-    let config = builder.with_custom_certificate_verifier(verifier);
-    Ok(config.with_no_client_auth())
+    match identity {
+        None => Ok(builder.with_no_client_auth()),
+        Some(Identity { chain, key }) => builder
+            .with_client_auth_cert(chain.clone(), key.clone_key())
+            .map_err(|e| format!("the client certificate cannot be shown: {e}")),
+    }
 }
 
 fn system_roots() -> Result<RootCertStore, String> {
@@ -73,18 +97,28 @@ fn system_roots() -> Result<RootCertStore, String> {
 }
 
 fn roots_of(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        let added = roots.add(certificate);
+        added.map_err(|e| format!("`{}` holds no usable authority: {e}", path.display()))?;
+    }
+    Ok(roots)
+}
+
+/// The certificates in a PEM file; at least one.
+///
+/// # Errors
+/// If there is none.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let unreadable = |e: &dyn std::fmt::Display| {
         format!("no certificate can be read from `{}`: {e}", path.display())
     };
-    let mut roots = RootCertStore::empty();
-    let found = CertificateDer::pem_file_iter(path).map_err(|e| unreadable(&e))?;
-    for certificate in found {
-        let certificate = certificate.map_err(|e| unreadable(&e))?;
-        roots.add(certificate).map_err(|e| unreadable(&e))?;
-    }
-    match roots.is_empty() {
+    let found = CertificateDer::pem_file_iter(path)
+        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
+        .map_err(|e| unreadable(&e))?;
+    match found.is_empty() {
         true => Err(unreadable(&"it holds none")),
-        false => Ok(roots),
+        false => Ok(found),
     }
 }
 
