@@ -44,6 +44,7 @@ pub(crate) const CODES: &[&str] = &[
     "model_not_allowed",
     "route_not_allowed",
     "rate_limit_exceeded",
+    "insufficient_quota",
     "queue_full",
     "queue_timeout",
     "internal_error",
@@ -223,6 +224,15 @@ pub(crate) fn route_not_allowed(route: &str) -> Reply {
         &message,
         None,
     ))
+}
+
+/// `month`: the one that is over before there is more.
+pub(crate) fn budget_spent(month: &str) -> Reply {
+    let message = format!(
+        "The budget of this API key for {month} is spent; it begins anew with the next month (UTC)."
+    );
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    final_word(error(status, "insufficient_quota", &message, None))
 }
 
 /// `whose`: the key, the address or the route.

@@ -9,7 +9,7 @@ use crate::command::source;
 use crate::config::pattern::Pattern;
 use crate::config::{
     self, AccessLog, Admin, Config, Cors, Fields, Health, Hedge, HedgeAfter, Key, ListenerTls,
-    Match, Names, Pool, Quota, RetryOn, Route, Server, Timeouts, Tracing,
+    Match, Names, Pool, Price, Quota, RetryOn, Route, Server, Timeouts, Tracing,
 };
 use crate::unit::Span;
 
@@ -92,8 +92,23 @@ fn key(key: &Key) -> Value {
         ("routes", key.routes.clone().into()),
         ("zone", json!(key.zone)),
         ("limits", quota(&key.limits)),
+        ("budget", json!(key.budget)),
         ("expires", expires.into()),
     ])
+}
+
+fn prices(prices: &[(Pattern, Price)]) -> Value {
+    let one = |(pattern, price): &(Pattern, Price)| {
+        let price = json!({
+            "request": price.request,
+            "input": price.input,
+            "output": price.output,
+            "characters": price.characters,
+            "audio_minute": price.audio_minute,
+        });
+        (pattern.to_string(), price)
+    };
+    Value::Object(prices.iter().map(one).collect())
 }
 
 fn quota(quota: &Quota) -> Value {
@@ -141,6 +156,15 @@ fn effective(config: &Config) -> Value {
             config.routes.iter().map(|r| route(config, r)).collect(),
         ),
         ("keys", config.keys.iter().map(key).collect()),
+        ("prices", prices(&config.prices)),
+        (
+            "budgets",
+            config
+                .budget_file
+                .as_ref()
+                .map(|file| json!({ "file": file }))
+                .into(),
+        ),
         (
             "limits",
             json!({

@@ -27,6 +27,7 @@ use crate::reply;
 use crate::service::admin::Admin;
 use crate::service::notify::Notify;
 use crate::service::probe::{self, Watcher};
+use crate::service::spending::Spending;
 
 /// Connections to servers that are kept open at once.
 const KEPT_CONNECTIONS: usize = 1024;
@@ -197,6 +198,7 @@ async fn serve(
     let _pid_file = options.pid_file.as_deref().map(PidFile::write);
     running.serve_listeners(prepared).map_err(failed)?;
     drain_as_before(&running.edge);
+    let spending = keep_budgets(&running.edge).map_err(failed)?;
     tokio::spawn(watch_certificates(running.listeners.clone()));
     if let (Some(embedded), Some(address)) = (embedded, address) {
         running.edge.metrics.demo.set(i64::from(embedded.is_demo()));
@@ -221,6 +223,9 @@ async fn serve(
         End::Replaced => leave(&running).await,
     }
     running.edge.access_log.flush();
+    if let Some(Err(error)) = spending.map(|spending| spending.write()) {
+        log::error!("what keys have spent cannot be written: {error}");
+    }
     #[cfg(feature = "otlp")]
     if let Some(traces) = traces {
         traces.finish().await;
@@ -360,6 +365,18 @@ pub(super) fn set_logger(log: &config::Log, options: &Run) {
 pub(super) fn access_format(log: &config::Log) -> Format {
     let default = || logger::default_format(&std::io::stdout());
     log.format.unwrap_or_else(default)
+}
+
+/// Reads what keys have spent, and writes it from now on.
+fn keep_budgets(edge: &Arc<Edge>) -> Result<Option<Arc<Spending>>, String> {
+    let snapshot = edge.snapshot();
+    let gateway = &snapshot.gateway;
+    let Some(file) = gateway.config.budget_file.clone() else {
+        return Ok(None);
+    };
+    let spending = Arc::new(Spending::open(gateway.limits.ledger.clone(), file)?);
+    tokio::spawn(spending.clone().keep());
+    Ok(Some(spending))
 }
 
 /// Servers that the program before had drained stay drained.

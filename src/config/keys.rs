@@ -6,7 +6,7 @@ use super::Zone;
 use super::pattern::Pattern;
 
 /// A key of a client. The text itself is nowhere: only its hash.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Key {
     pub(crate) name: String,
     pub(crate) hash: KeyHash,
@@ -17,6 +17,8 @@ pub(crate) struct Key {
     /// Its requests stay there.
     pub(crate) zone: Option<Zone>,
     pub(crate) limits: Quota,
+    /// Units it may spend in a month of UTC.
+    pub(crate) budget: Option<f64>,
     /// From when on it is good no more.
     pub(crate) expires: Option<SystemTime>,
 }
@@ -32,6 +34,7 @@ impl Key {
             routes: Vec::new(),
             zone: None,
             limits: Quota::default(),
+            budget: None,
             expires: None,
         }
     }
@@ -78,6 +81,21 @@ impl std::str::FromStr for KeyHash {
         let hash = hash.map_err(|_| "behind `blake3:` stand 64 hexadecimal digits".to_owned())?;
         Ok(KeyHash(*hash.as_bytes()))
     }
+}
+
+/// What a model costs, in units that the operator chooses.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Price {
+    /// For each request.
+    pub(crate) request: f64,
+    /// For a million tokens of the request.
+    pub(crate) input: f64,
+    /// For a million tokens of the answer.
+    pub(crate) output: f64,
+    /// For a million characters of text to speak.
+    pub(crate) characters: f64,
+    /// For a minute of audio, spoken or sent.
+    pub(crate) audio_minute: f64,
 }
 
 /// How much may be asked for: in flight at once, and of the rest in a minute. `None` for no limit.

@@ -29,9 +29,9 @@ pub(crate) use certificate::{Certificate, CertificateFiles};
 pub(crate) use file::{
     Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, TlsVersion, Zone,
 };
-pub(crate) use keys::{Key, KeyHash, Quota};
+pub(crate) use keys::{Key, KeyHash, Price, Quota};
 use kind::{Dialect, Kind, Loading, Warming};
-use pattern::Pattern;
+pub(crate) use pattern::Pattern;
 use problem::Problem;
 pub(crate) use server_url::ServerUrl;
 pub(crate) use tls::Tls;
@@ -51,6 +51,10 @@ pub(crate) struct Config {
     pub(crate) routes: Vec<Route>,
     /// Of clients; empty if nobody needs one.
     pub(crate) keys: Vec<Key>,
+    /// Of models; the first that matches counts.
+    pub(crate) prices: Vec<(Pattern, Price)>,
+    /// Where it is kept what keys have spent, if some have budgets.
+    pub(crate) budget_file: Option<PathBuf>,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) shutdown: Shutdown,

@@ -4,6 +4,7 @@
 //! configuration changes the limits and forgets nothing.
 
 mod bucket;
+mod ledger;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,6 +13,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use bucket::{Bucket, Left, Short};
+pub(crate) use ledger::{Ledger, Spent, Usage, cost, month};
 
 use crate::config::{Config, Quota};
 
@@ -209,6 +211,8 @@ pub(crate) struct Limits {
     /// In the order of the routes.
     routes: Vec<Meter>,
     addresses: Addresses,
+    /// What keys have spent.
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 impl Limits {
@@ -239,6 +243,7 @@ impl Limits {
                 })
                 .collect(),
             addresses: Addresses::new(config.limits.per_ip, addresses),
+            ledger: before.map_or_else(Arc::default, |(_, limits)| limits.ledger.clone()),
         }
     }
 

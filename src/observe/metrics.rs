@@ -129,6 +129,9 @@ pub(crate) struct Metrics {
     pub(crate) key_requests: IntCounterVec,
     /// By key and kind.
     pub(crate) key_tokens: IntCounterVec,
+    /// Of keys with a budget, this month.
+    pub(crate) key_spent: GaugeVec,
+    pub(crate) key_budget: GaugeVec,
     log_dropped: IntCounter,
 }
 
@@ -350,6 +353,8 @@ impl Metrics {
             reload_successful: make.register(IntGauge::new("trunkline_config_last_reload_successful", "Whether the last configuration was put into service.")),
             reload_timestamp: make.register(Gauge::new("trunkline_config_last_reload_success_timestamp_seconds", "When the configuration in service was put there.")),
             last_reload: Mutex::new(None),
+            key_spent: make.register(GaugeVec::new(Opts::new("trunkline_key_spent", "Units that an API key has spent this month."), &["key"])),
+            key_budget: make.register(GaugeVec::new(Opts::new("trunkline_key_budget", "Units that an API key may spend in a month."), &["key"])),
             keys_refused: make.counter("api_keys_refused_total", "Requests without a good API key.", &["reason"]),
             rate_limited: make.counter("rate_limited_total", "Requests refused by a limit.", &["scope", "limit"]),
             key_requests: make.counter("key_requests_total", "Requests by API key and class of status.", &["key", "code"]),
@@ -377,6 +382,12 @@ impl Metrics {
             .unwrap_or_default();
         self.reload_timestamp.set(now.as_secs_f64());
         self.note_reload("success");
+    }
+
+    /// What a key may spend, and has.
+    pub(crate) fn budget(&self, key: &str, budget: f64, spent: f64) {
+        self.key_budget.with_label_values(&[key]).set(budget);
+        self.key_spent.with_label_values(&[key]).set(spent);
     }
 
     /// Notes that one was refused.
@@ -506,6 +517,8 @@ impl Metrics {
             pools: Vec::new(),
             routes: Vec::new(),
             keys: Vec::new(),
+            prices: Vec::new(),
+            budget_file: None,
             limits: crate::config::Limits::default(),
             log: crate::config::Log::default(),
             shutdown: crate::config::Shutdown::default(),

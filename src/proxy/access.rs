@@ -14,7 +14,7 @@ use crate::config::{Key, Zone};
 use crate::inspect::Body;
 use crate::inspect::endpoint::Operation;
 use crate::keyring::Denied;
-use crate::limit::{Exceeded, Meter, Pass, Unit};
+use crate::limit::{self, Exceeded, Meter, Pass, Unit};
 use crate::observe::metrics::Metrics;
 use crate::reply;
 
@@ -70,10 +70,28 @@ impl Proxy {
         x.record.key = Some(keys[key].name.clone());
         x.home |= keys[key].zone == Some(Zone::Home);
         x.key = Some(key);
+        self.look_at_budget(x, &keys[key])?;
         let meter = gateway.limits.key(key);
         match meter.limits_something() {
             true => x.enter(Scope::Key, meter.clone(), &self.edge.metrics),
             false => Ok(()),
+        }
+    }
+
+    /// Whether a key has something left to spend; the answer says how much.
+    fn look_at_budget(&self, x: &mut Exchange, key: &Key) -> Result<(), Stop> {
+        let Some(budget) = key.budget else {
+            return Ok(());
+        };
+        let month = limit::month(SystemTime::now());
+        let spent = x.snapshot.gateway.limits.ledger.spent(&month, &key.name);
+        let left = format!("{:.6}", (budget - spent).max(0.0));
+        let value = HeaderValue::from_str(&left).expect("digits are valid");
+        let name = HeaderName::from_static("x-budget-remaining");
+        x.answer_headers.push((name, value));
+        match spent < budget {
+            true => Ok(()),
+            false => Err(reply::budget_spent(&month).into()),
         }
     }
 
@@ -95,7 +113,7 @@ impl Proxy {
     pub(super) fn must_understand(&self, x: &Exchange) -> bool {
         let wants = |unit| x.taken.limits(unit);
         let operation = x.operation;
-        x.key(|key| !key.models.is_empty())
+        x.key(|key| !key.models.is_empty() || key.budget.is_some())
             || (wants(Unit::Tokens) && operation.is_some_and(Operation::has_model))
             || (wants(Unit::Characters) && operation == Some(Operation::Speech))
             || (wants(Unit::AudioSeconds) && operation.is_some_and(Operation::hears))
@@ -128,13 +146,14 @@ impl Proxy {
         if meter.limits_something() {
             x.enter(Scope::Route, meter.clone(), &self.edge.metrics)?;
         }
+        let counts = x.taken.limits(Unit::Tokens) || x.key(|key| key.budget.is_some());
+        x.asks_usage = counts && streams_without_usage(x.operation, body);
         if x.taken.meters.is_empty() {
             return Ok(());
         }
         for (unit, n) in wanted(x, length) {
             x.reserve(unit, n, &self.edge.metrics)?;
         }
-        x.asks_usage = x.taken.limits(Unit::Tokens) && streams_without_usage(x.operation, body);
         x.tell_what_is_left();
         Ok(())
     }
@@ -290,8 +309,32 @@ impl Exchange {
         }
     }
 
+    /// Writes down what the request has cost its key.
+    fn spend(&self) {
+        let gateway = &self.snapshot.gateway;
+        let record = &self.record;
+        let answered = record.local.is_none() && (200..300).contains(&record.status);
+        let key = self.key.map(|key| &gateway.config.keys[key]);
+        let Some(key) = key.filter(|key| key.budget.is_some() && answered) else {
+            return;
+        };
+        let usage = limit::Usage {
+            input: record.usage.input.unwrap_or(0),
+            output: record.usage.output.unwrap_or(0),
+            characters: record.characters.unwrap_or(0),
+            audio_seconds: record.audio.map_or(0.0, |audio| audio.as_secs_f64()),
+        };
+        let model = record.model.as_deref().unwrap_or_default();
+        let units = limit::cost(&gateway.config.prices, model, &usage);
+        if units > 0.0 {
+            let month = limit::month(SystemTime::now());
+            gateway.limits.ledger.add(&month, &key.name, units);
+        }
+    }
+
     /// Corrects what was reserved by what was used.
     pub(super) fn settle(&mut self) {
+        self.spend();
         let taken = std::mem::take(&mut self.taken);
         for (unit, reserved) in &taken.reserved {
             let used = self.used(*unit, *reserved);

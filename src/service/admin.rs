@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ use super::access::{self, Denial};
 use super::page;
 use super::standin::StandIns;
 use crate::config::Level;
+use crate::limit;
 use crate::observe::status::Status;
 use crate::proxy::{Edge, listen};
 use crate::transform;
@@ -86,7 +87,20 @@ impl Admin {
     }
 
     fn metrics(&self) -> Vec<u8> {
-        self.edge.snapshot().gateway.refresh_gauges(Instant::now());
+        let snapshot = self.edge.snapshot();
+        snapshot.gateway.refresh_gauges(Instant::now());
+        let month = limit::month(SystemTime::now());
+        let ledger = &snapshot.gateway.limits.ledger;
+        for (key, budget) in snapshot
+            .gateway
+            .config
+            .keys
+            .iter()
+            .filter_map(|key| Some((&key.name, key.budget?)))
+        {
+            let spent = ledger.spent(&month, key);
+            self.edge.metrics.budget(key, budget, spent);
+        }
         self.edge.metrics.exposition(self.edge.access_log.dropped())
     }
 

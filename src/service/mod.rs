@@ -10,4 +10,5 @@ pub(crate) mod notify;
 pub(crate) mod otlp;
 mod page;
 pub(crate) mod probe;
+pub(crate) mod spending;
 pub(crate) mod standin;

@@ -11,6 +11,7 @@ mod background;
 mod bad_input;
 mod balance;
 mod budget;
+mod budgets;
 mod check_endpoints;
 mod cli;
 mod credentials;

@@ -32,6 +32,11 @@ pub(crate) struct File {
     pub(crate) routes: Vec<Route>,
     /// Keys of clients. With any, clients must show one; default: none, and nobody is asked.
     pub(crate) keys: Vec<Key>,
+    /// What models cost, by pattern; the first that matches counts. In units of your own, such as
+    /// dollars.
+    pub(crate) prices: Ordered<Price>,
+    /// Where it is kept what keys have spent of their budgets.
+    pub(crate) budgets: Budgets,
     /// Bounds on what clients may do.
     pub(crate) limits: Limits,
     /// What is logged, and where.
@@ -536,8 +541,35 @@ pub(crate) struct Key {
     /// How much it may ask for.
     #[serde(default)]
     pub(crate) limits: Quota,
+    /// Units it may spend in a month (UTC), by `prices`. Default: no end.
+    pub(crate) budget: Option<f64>,
     /// A day, which is the first one it is not good on, or a moment of RFC 3339. Default: never.
     pub(crate) expires: Option<String>,
+}
+
+/// What a model costs. What is left out costs nothing.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Price {
+    /// For each request.
+    pub(crate) request: f64,
+    /// For a million tokens of requests.
+    pub(crate) input: f64,
+    /// For a million tokens of answers.
+    pub(crate) output: f64,
+    /// For a million characters of text to speak.
+    pub(crate) characters: f64,
+    /// For a minute of audio, spoken or sent.
+    pub(crate) audio_minute: f64,
+}
+
+/// Where budgets are kept.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Budgets {
+    /// A file, read at the start and written every 2 s; several programs on a machine may share it.
+    /// Default: `spending.json` in `$STATE_DIRECTORY`, else in the state folder of the user.
+    pub(crate) file: Option<String>,
 }
 
 /// How much may be asked for. What is left out is not limited.

@@ -1,13 +1,14 @@
 //! The keys of clients, and limits wherever they stand.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::super::file;
 use super::super::pattern::Pattern;
 use super::super::problem::did_you_mean;
 use super::super::tree::{self, at};
-use super::super::{Key, KeyHash, Quota, Route};
+use super::super::{Key, KeyHash, Price, Quota, Route};
 use super::Resolver;
 
 /// Keys shorter than this can be guessed.
@@ -52,10 +53,67 @@ impl Resolver<'_> {
                 routes: key.routes.0.clone(),
                 zone: key.zone,
                 limits: quota(&key.limits),
+                budget: self.budget(&here, key),
                 expires,
             });
         }
         out
+    }
+
+    fn budget(&mut self, here: &tree::Path, key: &file::Key) -> Option<f64> {
+        let budget = key.budget?;
+        if !(budget.is_finite() && budget >= 0.0) {
+            self.error(
+                here.then("budget"),
+                format!("`{budget}` is no amount to spend"),
+            );
+        }
+        Some(budget)
+    }
+
+    pub(super) fn prices(&mut self, prices: &file::Ordered<file::Price>) -> Vec<(Pattern, Price)> {
+        let mut out = Vec::new();
+        for (model, price) in &prices.0 {
+            let here = at!["prices", model.as_str()];
+            let parts = [
+                ("request", price.request),
+                ("input", price.input),
+                ("output", price.output),
+                ("characters", price.characters),
+                ("audio_minute", price.audio_minute),
+            ];
+            for (name, price) in parts {
+                if !(price.is_finite() && price >= 0.0) {
+                    self.error(here.then(name), format!("`{price}` is no price"));
+                }
+            }
+            let price = Price {
+                request: price.request,
+                input: price.input,
+                output: price.output,
+                characters: price.characters,
+                audio_minute: price.audio_minute,
+            };
+            out.push((Pattern::new(model), price));
+        }
+        out
+    }
+
+    /// Only if some key has a budget.
+    pub(super) fn budget_file(&mut self, file: &file::File, keys: &[Key]) -> Option<PathBuf> {
+        let limited = keys.iter().any(|key| key.budget.is_some());
+        if limited && file.prices.0.is_empty() {
+            self.warn(at!["keys"], "a budget is never spent without `prices`");
+        }
+        if !limited {
+            return None;
+        }
+        let written = file
+            .budgets
+            .file
+            .as_ref()
+            .map(|file| self.folder.join(file));
+        written.or_else(|| default_file(self.env))
     }
 
     fn key_routes(&mut self, here: &tree::Path, key: &file::Key, routes: &[Route]) {
@@ -106,6 +164,20 @@ impl Resolver<'_> {
         }
         Some(KeyHash::of(text.expose().as_bytes()))
     }
+}
+
+/// Where systemd says, else in the user's state folder.
+fn default_file(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    const NAME: &str = "spending.json";
+    let folder = |name: &str| {
+        env(name)
+            .filter(|folder| !folder.is_empty())
+            .map(PathBuf::from)
+    };
+    let state = folder("STATE_DIRECTORY");
+    let user = || folder("XDG_STATE_HOME").map(|state| state.join("trunkline"));
+    let home = || folder("HOME").map(|home| home.join(".local/state/trunkline"));
+    Some(state.or_else(user).or_else(home)?.join(NAME))
 }
 
 /// What a file says of limits.

@@ -59,6 +59,8 @@ pub(super) fn resolve(
         admin,
         pools,
         routes,
+        prices: resolver.prices(&file.prices),
+        budget_file: resolver.budget_file(&file, &keys),
         keys,
         limits: Limits {
             connections: file.limits.connections.unwrap_or(10_000) as usize,

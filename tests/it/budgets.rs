@@ -1,0 +1,183 @@
+//! Budgets of keys: spent by price, kept over restarts and reloads, shared in a file.
+
+use std::path::Path;
+
+use crate::support::{Gateway, Request, Server, eventually};
+
+const KEY: &str = "tl-0123456789-abcdef";
+
+/// A server whose every answer has used 1000 and 500 tokens.
+fn chatting() -> Server {
+    Server::fake(|_, wire| {
+        wire.json(r#"{"choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":500}}"#);
+        true
+    })
+}
+
+fn with_budget(server: &Server, file: &Path, budget: &str) -> String {
+    format!(
+        r#"
+keys: [{{ name: alice, key: {KEY}, budget: {budget} }}, {{ name: bob, key: tl-bob-9876543210 }}]
+prices:
+  gpt-cheap: {{ input: 100 }}
+  "gpt-*": {{ input: 1000, output: 2000 }}
+  "tts-*": {{ characters: 10000 }}
+budgets: {{ file: {} }}
+pools: {{ a: {{ servers: ["{}"], health: false }} }}
+routes: [{{ pool: a }}]
+"#,
+        file.display(),
+        server.url()
+    )
+}
+
+fn chat(model: &str) -> Request {
+    Request::json(
+        "/v1/chat/completions",
+        &format!(r#"{{"model":"{model}","messages":[]}}"#),
+    )
+    .header("x-api-key", KEY)
+}
+
+fn spent(gateway: &Gateway) -> f64 {
+    gateway.metric("trunkline_key_spent", &[("key", "alice")])
+}
+
+fn is_about(a: f64, b: f64) -> bool {
+    (a - b).abs() < 1e-9
+}
+
+#[test]
+fn a_budget_is_spent_by_price_told_and_kept_over_a_restart() {
+    let server = chatting();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state/spending.json");
+    let mut gateway = Gateway::start(&with_budget(&server, &file, "5"));
+    // 1000 tokens at 1000 a million, and 500 at 2000
+    let answer = gateway.send(&chat("gpt-large"));
+    assert_eq!(
+        (answer.status, answer.header("x-budget-remaining")),
+        (200, Some("5.000000"))
+    );
+    eventually("it costs 2", || is_about(spent(&gateway), 2.0));
+    assert_eq!(
+        gateway.metric("trunkline_key_budget", &[("key", "alice")]),
+        5.0
+    );
+    // the first price that knows the model, and none for what has none
+    gateway.send(&chat("gpt-cheap"));
+    gateway.send(&chat("llama"));
+    eventually("it costs 0.1", || is_about(spent(&gateway), 2.1));
+    let say = Request::json(
+        "/v1/audio/speech",
+        r#"{"model":"tts-1","input":"0123456789","voice":"nova"}"#,
+    );
+    gateway.send(&say.header("x-api-key", KEY));
+    eventually("ten characters cost 0.1", || is_about(spent(&gateway), 2.2));
+    let left = gateway.send(&chat("llama"));
+    assert_eq!(left.header("x-budget-remaining"), Some("2.800000"));
+    gateway.signal("TERM");
+    assert_eq!(gateway.wait(std::time::Duration::from_secs(10)), 0);
+    // and after a restart
+    let gateway = Gateway::start(&with_budget(&server, &file, "4"));
+    assert!(is_about(spent(&gateway), 2.2), "{}", spent(&gateway));
+    gateway.send(&chat("gpt-large"));
+    eventually("it is over", || is_about(spent(&gateway), 4.2));
+    let count = server.count();
+    let refused = gateway.send(&chat("llama"));
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (429, "insufficient_quota")
+    );
+    assert_eq!(refused.header("x-should-retry"), Some("false"));
+    assert_eq!(refused.header("x-budget-remaining"), Some("0.000000"));
+    assert_eq!(server.count(), count);
+    // others have theirs, and more of it may be given without a restart
+    let bob = Request::json(
+        "/v1/chat/completions",
+        r#"{"model":"gpt-large","messages":[]}"#,
+    );
+    let bob = gateway.send(&bob.header("x-api-key", "tl-bob-9876543210"));
+    assert_eq!((bob.status, bob.header("x-budget-remaining")), (200, None));
+    let text = std::fs::read_to_string(gateway.config_path()).unwrap();
+    std::fs::write(
+        gateway.config_path(),
+        text.replace("budget: 4", "budget: 10"),
+    )
+    .unwrap();
+    assert_eq!(
+        Request::new("POST", "/reload").send(gateway.admin).status,
+        200
+    );
+    let again = gateway.send(&chat("llama"));
+    assert_eq!(
+        (again.status, again.header("x-budget-remaining")),
+        (200, Some("5.800000"))
+    );
+}
+
+#[test]
+fn what_fails_costs_nothing_and_streams_cost_what_they_used() {
+    let failing = Server::failing(500);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("spending.json");
+    let gateway = Gateway::start(&with_budget(&failing, &file, "5"));
+    gateway.send(&chat("gpt-large"));
+    assert_eq!(gateway.access_log(1).len(), 1);
+    assert_eq!(spent(&gateway), 0.0);
+    drop(gateway);
+    let streaming = Server::fake(|seen, wire| {
+        assert_eq!(seen.json()["stream_options"]["include_usage"], true);
+        wire.chunked("text/event-stream");
+        wire.chunk("data: {\"choices\":[{\"delta\":{}}]}\n\n");
+        wire.chunk("data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1000,\"completion_tokens\":500}}\n\n");
+        wire.chunk("data: [DONE]\n\n");
+        wire.end();
+        true
+    });
+    let gateway = Gateway::start(&with_budget(&streaming, &file, "5"));
+    let body = r#"{"model":"gpt-large","stream":true,"messages":[]}"#;
+    let answer =
+        gateway.send(&Request::json("/v1/chat/completions", body).header("x-api-key", KEY));
+    assert!(
+        answer.whole && !answer.text().contains("usage"),
+        "{}",
+        answer.text()
+    );
+    eventually("it costs 2", || is_about(spent(&gateway), 2.0));
+}
+
+#[test]
+fn two_programs_share_a_file_and_a_broken_one_is_refused() {
+    let server = chatting();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("spending.json");
+    let one = Gateway::start(&with_budget(&server, &file, "100"));
+    let two = Gateway::start(&with_budget(&server, &file, "100"));
+    for _ in 0..3 {
+        one.send(&chat("gpt-large"));
+        two.send(&chat("gpt-large"));
+    }
+    eventually("each knows what the other spent", || {
+        is_about(spent(&one), 12.0) && is_about(spent(&two), 12.0)
+    });
+    drop((one, two));
+    std::fs::write(&file, "{\"2026-11\": 7}").unwrap();
+    let config = folder.path().join("trunkline.yaml");
+    let yaml = format!(
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\n{}",
+        with_budget(&server, &file, "100")
+    );
+    std::fs::write(&config, yaml).unwrap();
+    let output = std::process::Command::new(crate::support::gateway::BINARY)
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        (output.status.code(), said.contains("budgets are kept in")),
+        (Some(1), true),
+        "{said}"
+    );
+}
