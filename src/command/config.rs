@@ -106,14 +106,20 @@ fn effective(config: &Config) -> Value {
         AccessLog::Stderr => "stderr".to_owned(),
         AccessLog::File(path) => path.display().to_string(),
     };
+    let (rest, routes): (Vec<&Route>, Vec<&Route>) =
+        (config.routes.iter()).partition(|route| route.conditions.unknown_model);
+    let rest = rest
+        .first()
+        .map(|r| config.pool(r.targets[0].pool).name.as_str());
     object(vec![
         ("listeners", listeners.collect()),
         ("admin", config.admin.as_ref().map_or("off".into(), admin)),
         ("pools", pools.into()),
         (
             "routes",
-            config.routes.iter().map(|r| route(config, r)).collect(),
+            routes.into_iter().map(|r| route(config, r)).collect(),
         ),
+        ("unknown_model", rest.into()),
         (
             "limits",
             json!({
@@ -196,6 +202,10 @@ fn pool(pool: &Pool) -> Value {
         json!(false),
         |keepalive| json!({ "idle": span(Some(keepalive.idle)), "requests": keepalive.requests }),
     );
+    let listing = pool.listing.map_or(
+        json!(false),
+        |interval| json!({ "interval": span(Some(interval)) }),
+    );
     let Timeouts {
         connect,
         first_byte,
@@ -236,6 +246,7 @@ fn pool(pool: &Pool) -> Value {
             json!({ "connect": span(connect), "first_byte": span(first_byte), "idle": span(idle), "total": span(total), "tunnel": span(tunnel) }),
         ),
         ("keepalive", keepalive),
+        ("list_models", listing),
         ("tls", tls),
         (
             "headers",
@@ -323,6 +334,7 @@ fn route(config: &Config, route: &Route) -> Value {
         voices,
         headers,
         body_larger_than,
+        unknown_model: _,
     } = &route.conditions;
     let headers: Map<String, Value> = headers
         .iter()

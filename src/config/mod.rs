@@ -5,6 +5,7 @@
 
 mod admin;
 mod certificate;
+mod conditions;
 pub(crate) mod file;
 pub(crate) mod kind;
 pub(crate) mod pattern;
@@ -25,6 +26,7 @@ use serde_json::Value;
 
 pub(crate) use admin::Admin;
 pub(crate) use certificate::{Certificate, CertificateFiles};
+pub(crate) use conditions::Naming;
 pub(crate) use file::{
     Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, TlsVersion, Zone,
 };
@@ -93,6 +95,8 @@ pub(crate) struct Pool {
     pub(crate) eject: Option<Eject>,
     pub(crate) timeouts: Timeouts,
     pub(crate) keepalive: Option<Keepalive>,
+    /// How often its servers are asked for their models and voices; `None` for never.
+    pub(crate) listing: Option<Duration>,
     pub(crate) tls: Tls,
     /// What holds for servers that say nothing of their own.
     pub(crate) auth: Auth,
@@ -250,6 +254,8 @@ pub(crate) struct Match {
     pub(crate) headers: Vec<(HeaderName, Vec<Pattern>)>,
     /// In bytes.
     pub(crate) body_larger_than: Option<u64>,
+    /// It takes what only its model kept from the other routes, and nothing else.
+    pub(crate) unknown_model: bool,
 }
 
 /// A pool and the body fields sent to it.
@@ -511,13 +517,6 @@ impl Names {
             (None, _) => None,
         };
         own.filter(|own| *own != public)
-    }
-}
-
-impl Match {
-    /// Whether something of the body must be known to decide.
-    pub(crate) fn asks_for_fields(&self) -> bool {
-        !self.models.is_empty() || !self.voices.is_empty()
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod audio;
 mod container;
 pub(crate) mod endpoint;
 mod json;
+pub(crate) mod listing;
 mod multipart;
 pub(crate) mod opening;
 pub(crate) mod path;

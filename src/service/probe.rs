@@ -235,6 +235,17 @@ struct Probe {
 }
 
 fn probe_head(server: &config::Server, authority: &str, path: &str, http2: bool) -> RequestHeader {
+    own_head(server, authority, path, http2, "health check")
+}
+
+/// The head of a request of our own, on a connection of its own.
+pub(super) fn own_head(
+    server: &config::Server,
+    authority: &str,
+    path: &str,
+    http2: bool,
+    purpose: &str,
+) -> RequestHeader {
     let mut head = RequestHeader::build_no_case("GET", path.as_bytes(), Some(5))
         .expect("a checked path is valid");
     let mut set = |name, value: &str| {
@@ -246,7 +257,7 @@ fn probe_head(server: &config::Server, authority: &str, path: &str, http2: bool)
     set(header::HOST, authority);
     set(
         header::USER_AGENT,
-        concat!("trunkline/", env!("CARGO_PKG_VERSION"), " (health check)"),
+        &format!("trunkline/{} ({purpose})", env!("CARGO_PKG_VERSION")),
     );
     // HTTP/2 has no such header
     if !http2 {

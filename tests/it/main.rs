@@ -24,6 +24,7 @@ mod http2;
 mod layers;
 mod lifecycle;
 mod listeners;
+mod models;
 mod observe;
 mod ollama;
 #[cfg(feature = "otlp")]

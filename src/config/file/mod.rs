@@ -30,6 +30,12 @@ pub(crate) struct File {
     pub(crate) pools: Ordered<Pool>,
     /// Required. The routes; the first match wins.
     pub(crate) routes: Vec<Route>,
+    /// Pool that gets requests whose model no route takes, where the routes choose by model.
+    /// Default: they are answered with 404.
+    pub(crate) unknown_model: Option<String>,
+    /// How often servers are asked for their models and voices, which `GET /v1/models` and
+    /// `GET /v1/audio/voices` tell; `false` for never.
+    pub(crate) list_models: Option<OrFalse<ListModels>>,
     /// Bounds on what clients may do.
     pub(crate) limits: Limits,
     /// What is logged, and where.
@@ -167,6 +173,9 @@ pub(crate) struct Pool {
     pub(crate) auth: Option<Auth>,
     /// Request headers set or removed on the way to the servers.
     pub(crate) headers: Headers,
+    /// How often the servers are asked for their models and voices, or `false` for never. Default:
+    /// that of the file.
+    pub(crate) list_models: Option<OrFalse<ListModels>>,
     /// This pool's names for public model names; `*` is the default.
     pub(crate) models: BTreeMap<String, String>,
     /// This pool's names for public voices; `*` is the default.
@@ -376,6 +385,15 @@ pub(crate) struct Timeouts {
     pub(crate) total: Option<Span>,
     /// Silence in both directions of a WebSocket. Default 10m.
     pub(crate) tunnel: Option<Span>,
+}
+
+/// How often servers are asked for their models and voices. Those on the internet are asked only
+/// with a key of their pool.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ListModels {
+    /// Time between two questions to one server. Default 60s.
+    pub(crate) interval: Option<Span>,
 }
 
 /// Reuse of connections to servers.

@@ -38,7 +38,13 @@ struct Credentials {
 }
 
 impl Resolver<'_> {
-    pub(super) fn pool(&mut self, name: &str, pool: &file::Pool, listeners: &[Listener]) -> Pool {
+    pub(super) fn pool(
+        &mut self,
+        name: &str,
+        pool: &file::Pool,
+        listeners: &[Listener],
+        listing: Option<Duration>,
+    ) -> Pool {
         let here = at!["pools", name];
         self.name(here.clone(), "pool", name);
         let traits = pool.kind.map(|kind| kind.traits());
@@ -91,6 +97,7 @@ impl Resolver<'_> {
                     requests: keepalive.requests.unwrap_or(90).max(1),
                 }),
             },
+            listing: self.listing(&here, pool.list_models.as_ref(), listing),
             tls,
             auth: pool_auth.auth,
             key_written: pool.api_key.is_some() || pool.api_key_file.is_some(),
@@ -123,6 +130,28 @@ impl Resolver<'_> {
             max_body: pool.max_body.map(|size| size.0),
             http2: pool.http2,
         }
+    }
+
+    /// How often servers are asked what they have; `usual` if nothing is written here.
+    pub(super) fn listing(
+        &mut self,
+        here: &tree::Path,
+        written: Option<&OrFalse<file::ListModels>>,
+        usual: Option<Duration>,
+    ) -> Option<Duration> {
+        let interval = match written {
+            None => return usual,
+            Some(OrFalse::Off) => return None,
+            Some(OrFalse::On(listing)) => listing.interval.unwrap_or(Span::secs(60)).0,
+        };
+        if interval < Duration::from_millis(10) {
+            let place = here.then("list_models").then("interval");
+            self.error(
+                place,
+                "an interval is at least 10ms; `list_models: false` switches it off",
+            );
+        }
+        Some(interval)
     }
 
     /// The queue of a pool whose servers may have slots.
