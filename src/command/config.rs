@@ -361,18 +361,29 @@ fn route(config: &Config, route: &Route) -> Value {
             RetryOn::Status(status) => (*status).into(),
         })
         .collect();
-    let fields = |fields: &Fields| (json!(fields.set), json!(fields.default));
+    let fields = |fields: &Fields| {
+        let Fields {
+            set,
+            default,
+            remove,
+            prompt: _,
+        } = fields;
+        (json!(set), json!(default), json!(remove))
+    };
     let name = |target: &config::Target| Value::from(config.pool(target.pool).name.clone());
     let fallback = route.targets.iter().skip(1).map(|target| {
-        let (set, default) = fields(&target.fields);
+        let (set, default, remove) = fields(&target.fields);
         object(vec![
             ("pool", name(target)),
             ("set", set),
             ("default", default),
+            ("remove", remove),
         ])
     });
     let first = route.targets.first();
-    let (set, default) = first
+    let prompt = first.and_then(|target| target.fields.prompt.as_ref());
+    let prompt = prompt.map(|prompt| prompt.file.display().to_string());
+    let (set, default, remove) = first
         .map(|target| fields(&target.fields))
         .unwrap_or_default();
     let mut retry = object(vec![
@@ -395,6 +406,8 @@ fn route(config: &Config, route: &Route) -> Value {
         ("pool", first.map(name).unwrap_or_default()),
         ("set", set),
         ("default", default),
+        ("remove", remove),
+        ("system_prompt_file", prompt.into()),
         ("fallback", fallback.collect()),
         ("retry", retry),
         ("max_body", size(Some(route.max_body))),

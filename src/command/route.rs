@@ -192,6 +192,11 @@ fn plan(out: &mut String, config: &Config, route: &Route, asked: &Asked<'_>) {
         let operation = endpoint::operation(path);
         let rewritten = fields::rewrite(body, &target.fields, pool, operation);
         let edited = rewritten.edits.splice(0, text.clone()).concat();
+        let prompt = target.fields.prompt.as_ref();
+        if let (Some(prompt), Some(Operation::Chat | Operation::Response)) = (prompt, operation) {
+            let file = prompt.file.display();
+            out.push_str(&format!("          the text of {file} comes first\n"));
+        }
         for change in changes(text, &edited) {
             out.push_str(&format!("          {change}\n"));
         }

@@ -16,9 +16,10 @@ mod tls;
 pub(crate) mod tree;
 mod voices;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
@@ -274,6 +275,17 @@ pub(crate) struct Fields {
     pub(crate) set: BTreeMap<String, Value>,
     /// Added where absent.
     pub(crate) default: BTreeMap<String, Value>,
+    /// Taken out; none of the others.
+    pub(crate) remove: BTreeSet<String>,
+    pub(crate) prompt: Option<SystemPrompt>,
+}
+
+/// What a model is told before the client's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SystemPrompt {
+    pub(crate) file: PathBuf,
+    /// As JSON writes it, without the quotes around it.
+    pub(crate) escaped: Arc<str>,
 }
 
 #[derive(Clone, Debug)]
@@ -401,7 +413,6 @@ fn later(key: &str) -> Option<&'static str> {
         "mirror",
         "split",
         "state",
-        "system_prompt_file",
         "trusted_proxies",
     ];
     LATER.contains(&key).then_some(
@@ -412,6 +423,16 @@ fn later(key: &str) -> Option<&'static str> {
 impl Config {
     pub(crate) fn pool(&self, id: PoolId) -> &Pool {
         &self.pools[id.0]
+    }
+}
+
+impl SystemPrompt {
+    fn new(file: PathBuf, text: &str) -> Self {
+        let quoted = Value::from(text).to_string();
+        SystemPrompt {
+            file,
+            escaped: quoted[1..quoted.len() - 1].into(),
+        }
     }
 }
 

@@ -5,3 +5,4 @@
 pub(crate) mod fields;
 pub(crate) mod headers;
 pub(crate) mod path;
+mod prompt;

@@ -35,6 +35,7 @@ mod reload;
 mod routing;
 mod samples;
 mod sdk;
+mod shaping;
 mod slots;
 mod streaming;
 mod support;

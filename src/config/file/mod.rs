@@ -447,6 +447,13 @@ pub(crate) struct Route {
     /// Body fields added where absent.
     #[serde(default)]
     pub(crate) default: BTreeMap<String, Value>,
+    /// Body fields taken out.
+    #[serde(default)]
+    pub(crate) remove: List<String>,
+    /// Text file, of at most 256 KiB, whose text comes first in chats and responses: as a system
+    /// message before those of the client, and before its `instructions`. It is read again when it
+    /// changes.
+    pub(crate) system_prompt_file: Option<String>,
     /// When another server of the pool is tried.
     #[serde(default)]
     pub(crate) retry: Retry,
@@ -511,6 +518,7 @@ pub(crate) struct Fallback {
     pub(crate) pool: String,
     pub(crate) set: BTreeMap<String, Value>,
     pub(crate) default: BTreeMap<String, Value>,
+    pub(crate) remove: List<String>,
 }
 
 /// The long form of a fallback.
@@ -522,6 +530,8 @@ struct FallbackMap {
     set: BTreeMap<String, Value>,
     #[serde(default)]
     default: BTreeMap<String, Value>,
+    #[serde(default)]
+    remove: List<String>,
 }
 
 /// Bounds on what clients may do.

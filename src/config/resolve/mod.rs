@@ -2,6 +2,7 @@
 //! default.
 
 mod admin;
+mod fields;
 mod listeners;
 mod pools;
 mod routes;

@@ -1,6 +1,6 @@
 //! Routes: conditions, pools in order, what is retried.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use http::Method;
@@ -136,21 +136,12 @@ impl Resolver<'_> {
     }
 
     fn targets(&mut self, here: &tree::Path, route: &file::Route, pools: &[Pool]) -> Vec<Target> {
-        let fields = |set: &BTreeMap<_, _>, default: &BTreeMap<_, _>| {
-            let mut all = Fields {
-                set: route.set.clone(),
-                default: route.default.clone(),
-            };
-            all.set.extend(set.clone());
-            all.default.extend(default.clone());
-            all
-        };
-        let none = BTreeMap::new();
+        let fields = self.route_fields(here, route);
         let mut targets: Vec<Target> = Vec::new();
         if let Some(pool) = self.pool_id(here.then("pool"), &route.pool, pools) {
             targets.push(Target {
                 pool,
-                fields: fields(&none, &none),
+                fields: fields.clone(),
                 withhold: false,
             });
         }
@@ -168,10 +159,11 @@ impl Resolver<'_> {
                     ),
                 );
             } else {
+                let fields = self.fallback_fields(&place, &fields, fallback);
                 let withhold = self.withhold(place, &targets, pool, pools);
                 targets.push(Target {
                     pool,
-                    fields: fields(&fallback.set, &fallback.default),
+                    fields,
                     withhold,
                 });
             }
