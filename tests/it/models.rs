@@ -380,6 +380,20 @@ fn a_route_that_names_the_voices_takes_them_and_so_does_any_if_we_know_none() {
     }
 }
 
+#[test]
+fn a_kokoro_that_is_down_is_still_known_by_the_names_it_stands_in_for() {
+    let gateway = Gateway::start(&format!(
+        "list_models: {{}}\npools: {{ k: {{ kind: kokoro, servers: ['http://{}'] }} }}\n\
+         routes: [{{ match: {{ path: /v1/audio/speech }}, pool: k }}]",
+        Server::refused()
+    ));
+    let names = voices(&gateway, "/v1/audio/voices");
+    assert!(
+        names.contains(&"nova".to_owned()) && names.len() == 13,
+        "{names:?}"
+    );
+}
+
 // === a pool for models that no route takes ===
 
 fn two_pools(a: &Server, b: &Server) -> String {
@@ -450,6 +464,14 @@ fn the_pool_for_unknown_models_is_checked_and_explained() {
     );
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains("pool `bb` is not defined"), "{said}");
+    for wrong in ["1ms", "25h"] {
+        let text = format!("list_models: {{ interval: {wrong} }}\n{good}");
+        let (code, said) = run(&text, &asked);
+        assert!(
+            code == Some(78) && said.contains("an interval is 10ms to 24h"),
+            "{said}"
+        );
+    }
     let (_, said) = run(&good, &["config", "show"]);
     assert!(said.contains("unknown_model: b"), "{said}");
     let no_model = good.replace(", model: 'llama*'", "");

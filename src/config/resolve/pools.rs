@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -29,6 +30,10 @@ const OWN_HEADERS: &[&str] = &[
     "transfer-encoding",
     "upgrade",
 ];
+
+/// How often servers may be asked what they have.
+const LISTING: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
 
 /// What is sent to a server in place of the client's credentials.
 #[derive(Clone)]
@@ -144,12 +149,10 @@ impl Resolver<'_> {
             Some(OrFalse::Off) => return None,
             Some(OrFalse::On(listing)) => listing.interval.unwrap_or(Span::secs(60)).0,
         };
-        if interval < Duration::from_millis(10) {
+        if !LISTING.contains(&interval) {
             let place = here.then("list_models").then("interval");
-            self.error(
-                place,
-                "an interval is at least 10ms; `list_models: false` switches it off",
-            );
+            let message = "an interval is 10ms to 24h; `list_models: false` switches it off";
+            self.error(place, message);
         }
         Some(interval)
     }
