@@ -11,7 +11,7 @@ use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType, OkOrErr, Result};
 use tokio::task::JoinSet;
 
-use super::probe::own_head;
+use super::probe::{own_head, send};
 use crate::catalogue::{self, Wants};
 use crate::config::kind::Dialect;
 use crate::config::{PoolId, Server};
@@ -144,10 +144,10 @@ impl Question {
         &self.pool.config.servers[self.server]
     }
 
-    fn head(&self, path: &str, authority: &str) -> RequestHeader {
+    fn head(&self, path: &str, template: &PeerTemplate) -> RequestHeader {
         let (pool, server) = (&self.pool.config, self.settings());
         let target = path::to_server(path, None, pool, server, server.auth);
-        let mut head = own_head(server, authority, &target, pool.http2, "list of models");
+        let mut head = own_head(server, template, &target, pool.http2, "list of models");
         for (name, value) in &pool.headers.set {
             let _ = head.insert_header(name.clone(), value.clone());
         }
@@ -156,12 +156,8 @@ impl Question {
 
     async fn get(&self, edge: &Edge, path: &str) -> Result<Vec<u8>> {
         let template = PeerTemplate::new(&self.pool.config, self.settings(), 0);
-        let head = self.head(path, &template.authority);
-        let peer = template.at(self.address, true, false);
-        let (mut session, _) = edge.connector.get_http_session(&peer).await?;
-        session.write_request_header(Box::new(head)).await?;
-        session.finish_request_body().await?;
-        session.read_response_header().await?;
+        let head = self.head(path, &template);
+        let mut session = send(&edge.connector, &template, self.address, head).await?;
         let status = session.response_header().map_or(0, |h| h.status.as_u16());
         if status != 200 {
             return Error::e_explain(ErrorType::HTTPStatus(status), "not a good status");

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 use crate::support::gateway::BINARY;
+use crate::support::http2_server::{Http2Server, Reply};
+use crate::support::tls::TlsServer;
 use crate::support::{Gateway, Place, Request, Seen, Server, Wire, eventually};
 
 /// What a server says it has; tests change it while it runs.
@@ -320,6 +322,45 @@ fn a_native_ollama_tells_in_its_own_words() {
             .iter()
             .all(|seen| seen.target == "/api/tags")
     );
+}
+
+#[test]
+fn a_server_of_http2_is_asked_in_http2_and_with_its_key() {
+    let server = Http2Server::answering(|_| {
+        let list = r#"{"data":[{"id":"m"}]}"#;
+        Reply::Pieces(200, "application/json", vec![list.into()])
+    });
+    let gateway = Gateway::start(&format!(
+        "list_models: {{}}\npools: {{ a: {{ servers: ['http://{}/v1'], http2: true, health: false, api_key: sk-pool }} }}\n\
+         routes: [{{ match: {{ path: /v1/chat/completions }}, pool: a }}]",
+        server.address
+    ));
+    come_to_be(&gateway, "m=a");
+    let got = server.got().pop().unwrap();
+    assert_eq!(got.uri, format!("http://{}/v1/models", server.address));
+    let key = ("authorization".to_owned(), "Bearer sk-pool".to_owned());
+    assert!(got.headers.contains(&key));
+}
+
+#[test]
+fn a_server_of_tls_that_knows_only_http1_is_asked_in_that() {
+    let server = TlsServer::start(&["localhost"]);
+    let folder = tempfile::tempdir().unwrap();
+    let authority = folder.path().join("ca.pem");
+    std::fs::write(&authority, &server.pem).unwrap();
+    let gateway = Gateway::start(&format!(
+        "list_models: {{}}\npools: {{ a: {{ servers: ['https://localhost:{}'], http2: true, tls: {{ ca_file: '{}' }}, health: {{ path: /x, interval: 20ms }} }} }}\n\
+         routes: [{{ match: {{ path: /v1/chat/completions }}, pool: a }}]",
+        server.address.port(),
+        authority.display()
+    ));
+    // it answers, if not with a list
+    eventually("it was asked", || {
+        gateway.stderr().contains("this is no list of names")
+    });
+    eventually("it is probed", || {
+        gateway.metric("trunkline_health_checks_total", &[("result", "ok")]) >= 3.0
+    });
 }
 
 // === voices ===
