@@ -3,10 +3,12 @@
 //! A request holds on to the gateway it began with, so a new configuration never changes one
 //! midway. Pools that stay as they were are handed on with their health and counters.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
+use crate::catalogue::Catalogue;
 use crate::config::kind::Dialect;
 use crate::config::{self, Config, PoolId, Zone};
 use crate::inspect::Body;
@@ -20,6 +22,7 @@ use crate::pool::{Pool, Watch};
 use crate::reply::{self, Reply};
 use crate::route::{Head, Known, Lookup, RouteTable};
 use crate::transform::fields::{self, Rewritten};
+use crate::transform::path;
 
 /// The running form of a [`Config`].
 pub(crate) struct Gateway {
@@ -34,8 +37,8 @@ pub(crate) struct Gateway {
     pub(crate) unrouted: RouteMetrics,
     /// In the order of the pools.
     pub(crate) pool_metrics: Vec<PoolMetrics>,
-    /// Public model names and the pool that owns each.
-    models: BTreeMap<String, String>,
+    /// What may be asked for by name.
+    catalogue: ArcSwap<Catalogue>,
 }
 
 impl Gateway {
@@ -81,7 +84,7 @@ impl Gateway {
                 .collect(),
             unrouted: metrics.unrouted(),
             pool_metrics: pools.iter().map(|pool| metrics.pool(pool)).collect(),
-            models: public_models(&config),
+            catalogue: ArcSwap::from_pointee(Catalogue::new(&config, &pools, now)),
             pools,
             config,
         }
@@ -208,25 +211,51 @@ impl Gateway {
         Some(own.unwrap_or(public).to_owned())
     }
 
-    /// An answer of our own for a path, if it has one: the welcome page, `/health`, the models.
-    pub(crate) fn own_endpoint(&self, head: &Head<'_>, html: bool) -> Option<Reply> {
-        if self.table.names(head.path) || !matches!(head.method.as_str(), "GET" | "HEAD") {
+    /// Lists anew what may be asked for by name.
+    pub(crate) fn recatalogue(&self, now: Instant) {
+        let catalogue = Catalogue::new(&self.config, &self.pools, now);
+        for (metrics, pool) in self.pool_metrics.iter().zip(&self.pools) {
+            metrics.listed(catalogue.counts(&pool.config.name));
+        }
+        self.catalogue.store(Arc::new(catalogue));
+    }
+
+    /// An answer of our own for a path, if it has one: the welcome page, `/health`, the models and
+    /// the voices. `may` says of which models this client is told.
+    pub(crate) fn own_endpoint(
+        &self,
+        head: &Head<'_>,
+        query: Option<&str>,
+        html: bool,
+        may: &dyn Fn(&str) -> bool,
+    ) -> Option<Reply> {
+        if !matches!(head.method.as_str(), "GET" | "HEAD") || self.table.names(head.path) {
             return None;
         }
+        let catalogue = self.catalogue.load();
+        let is_routed = || matches!(self.find(head, Known::Length(Some(0))), Lookup::Found(_));
         if let Some(id) = head.path.strip_prefix("/v1/models/") {
-            let owner = self.models.get(id)?;
-            return Some(reply::model(id, owner));
+            if self.table.names_below("/v1/models") {
+                return None;
+            }
+            let id = path::unescaped(id);
+            return match catalogue.model(&id, may) {
+                Some(model) => Some(reply::listed("models", &model)),
+                // a pool that does not tell what it has may have it
+                None => (!is_routed()).then(|| reply::model_not_found(Some(&id))),
+            };
         }
         match head.path {
             "/health" => Some(reply::healthy()),
-            "/v1/models" => Some(reply::models(
-                self.models
-                    .iter()
-                    .map(|(id, owner)| (id.as_str(), owner.as_str())),
-            )),
+            "/v1/models" => Some(reply::listed("models", &catalogue.models(may))),
+            "/v1/audio/voices" => {
+                let legacy = path::parameter(query, "legacy");
+                let legacy = legacy.is_some_and(|legacy| matches!(legacy.as_str(), "true" | "1"));
+                let voices = catalogue.voices(legacy)?;
+                Some(reply::listed("voices", &voices))
+            }
             path if !path.starts_with("/v1/") => {
-                let routed = matches!(self.find(head, Known::Length(Some(0))), Lookup::Found(_));
-                (!routed).then(|| reply::welcome(html, &self.endpoints()))
+                (!is_routed()).then(|| reply::welcome(html, &self.endpoints()))
             }
             _ => None,
         }
@@ -234,7 +263,8 @@ impl Gateway {
 
     fn endpoints(&self) -> Vec<String> {
         let mut all: Vec<String> = Vec::new();
-        for route in &self.config.routes {
+        let written = self.config.routes.iter();
+        for route in written.filter(|route| !route.conditions.unknown_model) {
             let paths = route.conditions.paths.iter().map(ToString::to_string);
             let models: Vec<String> = route
                 .conditions
@@ -390,32 +420,4 @@ fn server_status(pool: &Pool, metrics: &PoolMetrics, now: Instant) -> Vec<Server
             counts: metrics.counts(),
         })
         .collect()
-}
-
-/// The names clients may ask for: those that routes match, and those that pools of routes have
-/// names of their own for. A pattern is listed as it is written.
-fn public_models(config: &Config) -> BTreeMap<String, String> {
-    let mut models = BTreeMap::new();
-    for route in &config.routes {
-        let Some(first) = route.targets.first() else {
-            continue;
-        };
-        let owner = &config.pool(first.pool).name;
-        let anything = |name: &str| name == "*";
-        for pattern in &route.conditions.models {
-            let name = pattern.to_string();
-            if !anything(&name) {
-                models.entry(name).or_insert_with(|| owner.clone());
-            }
-        }
-        for target in &route.targets {
-            let pool = config.pool(target.pool);
-            for name in pool.models.exact.keys() {
-                models
-                    .entry(name.clone())
-                    .or_insert_with(|| pool.name.clone());
-            }
-        }
-    }
-    models
 }

@@ -22,6 +22,9 @@
 //! asks again. A slot is a `pool::Lease` that goes wherever its request goes and is free when it is
 //! dropped, so no way for a request to end can forget it.
 //!
+//! `catalogue` is what `GET /v1/models` and `GET /v1/audio/voices` tell: the names of the file, and
+//! those that servers report when `service::listing` asks them.
+//!
 //! `gateway` is all of this built from one configuration; a request keeps the one it began with.
 //! `reply` makes every answer that no server made. `service` runs beside the requests: probes,
 //! admin endpoints, stand-ins. `command` is what can be typed.
@@ -32,6 +35,7 @@
 
 #![forbid(unsafe_code)]
 
+mod catalogue;
 mod cli;
 mod command;
 mod config;

@@ -31,6 +31,7 @@ pub(crate) const CODES: &[&str] = &[
     "welcome",
     "healthy",
     "models",
+    "voices",
     "preflight",
     "invalid_json",
     "invalid_multipart",
@@ -438,28 +439,9 @@ pub(crate) fn healthy() -> Reply {
     )
 }
 
-/// The public names that can be routed, as OpenAI lists models: name and owner.
-pub(crate) fn models<'a>(names: impl Iterator<Item = (&'a str, &'a str)>) -> Reply {
-    let data: Vec<_> = names
-        .map(|(id, owner)| json!({ "id": id, "object": "model", "created": 0, "owned_by": owner }))
-        .collect();
-    let body = json!({ "object": "list", "data": data });
-    plain(
-        StatusCode::OK,
-        "models",
-        "application/json",
-        body.to_string(),
-    )
-}
-
-pub(crate) fn model(id: &str, owner: &str) -> Reply {
-    let body = json!({ "id": id, "object": "model", "created": 0, "owned_by": owner });
-    plain(
-        StatusCode::OK,
-        "models",
-        "application/json",
-        body.to_string(),
-    )
+/// A list of models, one of them, or a list of voices.
+pub(crate) fn listed(code: &'static str, list: &serde_json::Value) -> Reply {
+    plain(StatusCode::OK, code, "application/json", list.to_string())
 }
 
 /// The page at `/`: HTML for browsers, text for everybody else.

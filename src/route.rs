@@ -49,6 +49,10 @@ pub(crate) struct RouteTable {
     exact: HashMap<String, Vec<usize>>,
     /// The routes with a pattern or no path, in order.
     open: Vec<usize>,
+    /// The route for models that no other takes.
+    rest: Option<usize>,
+    /// The paths with a pattern, or beside one, as written.
+    patterns: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,11 +68,16 @@ enum Fit {
 impl RouteTable {
     pub(crate) fn new(routes: &[Route]) -> Self {
         let mut exact: HashMap<String, Vec<usize>> = HashMap::new();
-        let mut open = Vec::new();
+        let (mut open, mut rest, mut patterns) = (Vec::new(), None, Vec::new());
         for (n, route) in routes.iter().enumerate() {
+            if route.conditions.unknown_model {
+                rest = Some(n);
+                continue;
+            }
             let paths = &route.conditions.paths;
             if paths.is_empty() || paths.iter().any(|path| path.exact().is_none()) {
                 open.push(n);
+                patterns.extend(paths.iter().map(ToString::to_string));
                 continue;
             }
             for path in paths.iter().filter_map(Pattern::exact) {
@@ -80,7 +89,12 @@ impl RouteTable {
                 }
             }
         }
-        RouteTable { exact, open }
+        RouteTable {
+            exact,
+            open,
+            rest,
+            patterns,
+        }
     }
 
     /// The first of `routes` (those the table was made from) that takes the request.
@@ -95,12 +109,24 @@ impl RouteTable {
                 Fit::No => {}
             }
         }
-        Lookup::Missing { model }
+        // what has no model is not among them
+        match self.rest.filter(|_| model && head.path.starts_with("/v1/")) {
+            Some(rest) => Lookup::Found(rest),
+            None => Lookup::Missing { model },
+        }
     }
 
-    /// Whether a route names this path itself, not by a pattern.
+    /// Whether a route names this path itself, or what begins with it, and not just a pattern that
+    /// it happens to fit.
     pub(crate) fn names(&self, path: &str) -> bool {
-        self.exact.contains_key(path)
+        self.exact.contains_key(path) || (path.starts_with("/v1/") && self.names_below(path))
+    }
+
+    /// Whether a route has a pattern that begins with this path.
+    pub(crate) fn names_below(&self, path: &str) -> bool {
+        let unversioned = path.strip_prefix("/v1").unwrap_or(path);
+        let begins = |p: &String| p.starts_with(path) || p.starts_with(unversioned);
+        self.patterns.iter().any(begins)
     }
 
     /// The routes whose path may fit, in the order of the file.

@@ -147,13 +147,18 @@ fn effective(config: &Config) -> Value {
         AccessLog::Stderr => "stderr".to_owned(),
         AccessLog::File(path) => path.display().to_string(),
     };
+    let (rest, routes): (Vec<&Route>, Vec<&Route>) =
+        (config.routes.iter()).partition(|route| route.conditions.unknown_model);
+    let rest = rest
+        .first()
+        .map(|r| config.pool(r.targets[0].pool).name.as_str());
     object(vec![
         ("listeners", listeners.collect()),
         ("admin", config.admin.as_ref().map_or("off".into(), admin)),
         ("pools", pools.into()),
         (
             "routes",
-            config.routes.iter().map(|r| route(config, r)).collect(),
+            routes.into_iter().map(|r| route(config, r)).collect(),
         ),
         ("keys", config.keys.iter().map(key).collect()),
         ("prices", prices(&config.prices)),
@@ -165,6 +170,7 @@ fn effective(config: &Config) -> Value {
                 .map(|file| json!({ "file": file }))
                 .into(),
         ),
+        ("unknown_model", rest.into()),
         (
             "limits",
             json!({
@@ -248,6 +254,10 @@ fn pool(pool: &Pool) -> Value {
         json!(false),
         |keepalive| json!({ "idle": span(Some(keepalive.idle)), "requests": keepalive.requests }),
     );
+    let listing = pool.listing.map_or(
+        json!(false),
+        |interval| json!({ "interval": span(Some(interval)) }),
+    );
     let Timeouts {
         connect,
         first_byte,
@@ -288,6 +298,7 @@ fn pool(pool: &Pool) -> Value {
             json!({ "connect": span(connect), "first_byte": span(first_byte), "idle": span(idle), "total": span(total), "tunnel": span(tunnel) }),
         ),
         ("keepalive", keepalive),
+        ("list_models", listing),
         ("tls", tls),
         (
             "headers",
@@ -375,6 +386,7 @@ fn route(config: &Config, route: &Route) -> Value {
         voices,
         headers,
         body_larger_than,
+        unknown_model: _,
     } = &route.conditions;
     let headers: Map<String, Value> = headers
         .iter()
@@ -401,18 +413,29 @@ fn route(config: &Config, route: &Route) -> Value {
             RetryOn::Status(status) => (*status).into(),
         })
         .collect();
-    let fields = |fields: &Fields| (json!(fields.set), json!(fields.default));
+    let fields = |fields: &Fields| {
+        let Fields {
+            set,
+            default,
+            remove,
+            prompt: _,
+        } = fields;
+        (json!(set), json!(default), json!(remove))
+    };
     let name = |target: &config::Target| Value::from(config.pool(target.pool).name.clone());
     let fallback = route.targets.iter().skip(1).map(|target| {
-        let (set, default) = fields(&target.fields);
+        let (set, default, remove) = fields(&target.fields);
         object(vec![
             ("pool", name(target)),
             ("set", set),
             ("default", default),
+            ("remove", remove),
         ])
     });
     let first = route.targets.first();
-    let (set, default) = first
+    let prompt = first.and_then(|target| target.fields.prompt.as_ref());
+    let prompt = prompt.map(|prompt| prompt.file.display().to_string());
+    let (set, default, remove) = first
         .map(|target| fields(&target.fields))
         .unwrap_or_default();
     let mut retry = object(vec![
@@ -435,6 +458,8 @@ fn route(config: &Config, route: &Route) -> Value {
         ("pool", first.map(name).unwrap_or_default()),
         ("set", set),
         ("default", default),
+        ("remove", remove),
+        ("system_prompt_file", prompt.into()),
         ("fallback", fallback.collect()),
         ("retry", retry),
         ("max_body", size(Some(route.max_body))),

@@ -81,22 +81,30 @@ fn explain(config: &Config, options: &Options) -> Result<(String, bool), String>
     }
     out.push('\n');
     let reads = matches!(method, Method::GET | Method::HEAD) && !table.names(&path);
-    if reads && (path == "/health" || path == "/v1/models") {
+    let own = ["/health", "/v1/models", "/v1/audio/voices"];
+    if reads && own.contains(&path.as_str()) {
         out.push_str("answered  by Trunkline itself, as no route names this path\n");
         return Ok((out, true));
     }
     match table.find(&config.routes, &head, known) {
         Lookup::Found(n) => {
             let route = &config.routes[n];
+            if route.conditions.unknown_model {
+                out.push_str(
+                    "route     none takes this model; `unknown_model` has a pool for it\n",
+                );
+            }
             let read = match unread {
                 Lookup::ReadBody { .. } => " (the body is read to decide)",
                 _ => "",
             };
-            out.push_str(&format!(
-                "route     {}, the {} written{read}\n",
-                route.name,
-                ordinal(n + 1)
-            ));
+            if !route.conditions.unknown_model {
+                out.push_str(&format!(
+                    "route     {}, the {} written{read}\n",
+                    route.name,
+                    ordinal(n + 1)
+                ));
+            }
             let length = size.unwrap_or(text.len() as u64);
             let home = route.zone == Some(Zone::Home)
                 || headers
@@ -184,6 +192,11 @@ fn plan(out: &mut String, config: &Config, route: &Route, asked: &Asked<'_>) {
         let operation = endpoint::operation(path);
         let rewritten = fields::rewrite(body, &target.fields, pool, operation, false);
         let edited = rewritten.edits.splice(0, text.clone()).concat();
+        let prompt = target.fields.prompt.as_ref();
+        if let (Some(prompt), Some(Operation::Chat | Operation::Response)) = (prompt, operation) {
+            let file = prompt.file.display();
+            out.push_str(&format!("          the text of {file} comes first\n"));
+        }
         for change in changes(text, &edited) {
             out.push_str(&format!("          {change}\n"));
         }

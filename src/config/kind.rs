@@ -196,6 +196,8 @@ const WHISPER_CPP: &Traits = &Traits {
     buffer_upload: true,
     slots: Some(1),
     loading: Loading::Refuses,
+    // 404, and each connection holds a thread
+    lists_models: false,
     paths: &[("/v1/audio/transcriptions", "/inference")],
     ..LOCAL
 };
@@ -243,6 +245,8 @@ pub(crate) struct Traits {
     pub(crate) buffer_upload: bool,
     /// What its servers speak. With another dialect than OpenAI's, they have nothing but `paths`.
     pub(crate) dialect: Dialect,
+    /// Whether it lists its models.
+    pub(crate) lists_models: bool,
     /// Paths the server has under another name.
     pub(crate) paths: &'static [(&'static str, &'static str)],
     /// Patterns of the voices it knows by itself.
@@ -271,6 +275,7 @@ const LOCAL: Traits = Traits {
     first_byte: Span::secs(300),
     buffer_upload: false,
     dialect: Dialect::OpenAi,
+    lists_models: true,
     paths: &[],
     voices: &[],
     models: &[],
@@ -328,6 +333,15 @@ impl Kind {
     /// Whether it has voices of its own for those of others.
     pub(crate) fn has_own_voices(self) -> bool {
         matches!(self, Kind::Kokoro | Kind::OpenAi)
+    }
+
+    /// The voices that may be asked for whatever its servers say: its own, or those of others that it
+    /// has stand-ins for.
+    pub(crate) fn public_voices(self) -> &'static [&'static str] {
+        match self.has_own_voices() {
+            true => voices::OPENAI,
+            false => &[],
+        }
     }
 
     /// Its voice for one of another kind's.

@@ -5,6 +5,7 @@
 
 mod admin;
 mod certificate;
+mod conditions;
 pub(crate) mod file;
 mod keys;
 pub(crate) mod kind;
@@ -16,9 +17,10 @@ mod tls;
 pub(crate) mod tree;
 mod voices;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
@@ -26,6 +28,7 @@ use serde_json::Value;
 
 pub(crate) use admin::Admin;
 pub(crate) use certificate::{Certificate, CertificateFiles};
+pub(crate) use conditions::Naming;
 pub(crate) use file::{
     Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, TlsVersion, Zone,
 };
@@ -101,6 +104,8 @@ pub(crate) struct Pool {
     pub(crate) eject: Option<Eject>,
     pub(crate) timeouts: Timeouts,
     pub(crate) keepalive: Option<Keepalive>,
+    /// How often its servers are asked for their models and voices; `None` for never.
+    pub(crate) listing: Option<Duration>,
     pub(crate) tls: Tls,
     /// What holds for servers that say nothing of their own.
     pub(crate) auth: Auth,
@@ -259,6 +264,8 @@ pub(crate) struct Match {
     pub(crate) headers: Vec<(HeaderName, Vec<Pattern>)>,
     /// In bytes.
     pub(crate) body_larger_than: Option<u64>,
+    /// It takes what only its model kept from the other routes, and nothing else.
+    pub(crate) unknown_model: bool,
 }
 
 /// A pool and the body fields sent to it.
@@ -277,6 +284,17 @@ pub(crate) struct Fields {
     pub(crate) set: BTreeMap<String, Value>,
     /// Added where absent.
     pub(crate) default: BTreeMap<String, Value>,
+    /// Taken out; none of the others.
+    pub(crate) remove: BTreeSet<String>,
+    pub(crate) prompt: Option<SystemPrompt>,
+}
+
+/// What a model is told before the client's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SystemPrompt {
+    pub(crate) file: PathBuf,
+    /// As JSON writes it, without the quotes around it.
+    pub(crate) escaped: Arc<str>,
 }
 
 #[derive(Clone, Debug)]
@@ -406,7 +424,6 @@ fn later(key: &str) -> Option<&'static str> {
         "mirror",
         "split",
         "state",
-        "system_prompt_file",
         "trusted_proxies",
     ];
     LATER.contains(&key).then_some(
@@ -417,6 +434,16 @@ fn later(key: &str) -> Option<&'static str> {
 impl Config {
     pub(crate) fn pool(&self, id: PoolId) -> &Pool {
         &self.pools[id.0]
+    }
+}
+
+impl SystemPrompt {
+    fn new(file: PathBuf, text: &str) -> Self {
+        let quoted = Value::from(text).to_string();
+        SystemPrompt {
+            file,
+            escaped: quoted[1..quoted.len() - 1].into(),
+        }
     }
 }
 
@@ -522,13 +549,6 @@ impl Names {
             (None, _) => None,
         };
         own.filter(|own| *own != public)
-    }
-}
-
-impl Match {
-    /// Whether something of the body must be known to decide.
-    pub(crate) fn asks_for_fields(&self) -> bool {
-        !self.models.is_empty() || !self.voices.is_empty()
     }
 }
 

@@ -61,6 +61,14 @@ pub(crate) fn canonical(path: String) -> String {
     if known { format!("/v1{path}") } else { path }
 }
 
+/// The paths of operations, below `/v1`.
+pub(crate) fn paths(wanted: &dyn Fn(Operation) -> bool) -> impl Iterator<Item = &'static str> {
+    let known = ENDPOINTS
+        .iter()
+        .filter(move |(_, operation)| wanted(*operation));
+    known.map(|(path, _)| *path)
+}
+
 /// What a canonical path asks for; `None` outside the API.
 pub(crate) fn operation(path: &str) -> Option<Operation> {
     let below = path.strip_prefix("/v1")?;

@@ -6,7 +6,7 @@
 //! compared with their escapes decoded, and duplicates are refused. Only what stands at the top
 //! level is kept, so memory does not grow with the body.
 
-use super::{Body, BodyError, Field, Form, KEPT_VALUE, MAX_FIELDS};
+use super::{Body, BodyError, Field, Form, KEPT_VALUE, MAX_FIELDS, Shape};
 
 /// Nesting a body may have. Python's `json` gives up near 1000, most others earlier.
 const MAX_DEPTH: usize = 512;
@@ -96,6 +96,7 @@ pub(crate) struct Scanner {
     value_start: u64,
     /// The value being read is `true`.
     is_true: bool,
+    shape: Shape,
     fields: Vec<Field>,
     insert_at: u64,
 }
@@ -112,6 +113,7 @@ impl Default for Scanner {
             key_start: 0,
             value_start: 0,
             is_true: false,
+            shape: Shape::Other,
             fields: Vec::new(),
             insert_at: 0,
         }
@@ -301,6 +303,14 @@ impl Scanner {
         if self.open.len() == 1 {
             self.value_start = offset;
             self.is_true = byte == b't';
+            self.shape = match byte {
+                b'"' => Shape::Text,
+                b'[' => Shape::EmptyList,
+                b'n' => Shape::Null,
+                _ => Shape::Other,
+            };
+        } else if self.open.len() == 2 && self.shape == Shape::EmptyList {
+            self.shape = Shape::List;
         }
         match byte {
             b'"' => self.begin_string(false),
@@ -330,6 +340,7 @@ impl Scanner {
                 whole: self.key_start..end,
                 text,
                 is_true: self.is_true,
+                shape: self.shape,
             });
         }
         Ok(())

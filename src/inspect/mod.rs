@@ -8,6 +8,7 @@ pub(crate) mod audio;
 mod container;
 pub(crate) mod endpoint;
 mod json;
+pub(crate) mod listing;
 mod multipart;
 pub(crate) mod opening;
 pub(crate) mod path;
@@ -44,6 +45,17 @@ pub(crate) struct Field {
     pub(crate) text: Option<String>,
     /// The value is JSON's `true`.
     pub(crate) is_true: bool,
+    pub(crate) shape: Shape,
+}
+
+/// What kind of value a field has, where that matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Text,
+    EmptyList,
+    List,
+    Null,
+    Other,
 }
 
 /// The form a body has.
@@ -75,6 +87,7 @@ impl Body {
                 whole: 0..0,
                 text: Some(model.to_owned()),
                 is_true: false,
+                shape: Shape::Text,
             }],
             insert_at: 0,
             file: None,

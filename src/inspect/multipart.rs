@@ -4,7 +4,7 @@
 //! `name` per part in its plain form. Everything that real clients send passes; what one reader
 //! takes for a field and another for data is refused, as `model` may decide where the upload goes.
 
-use super::{Body, BodyError, Field, Form, KEPT_VALUE, MAX_FIELDS};
+use super::{Body, BodyError, Field, Form, KEPT_VALUE, MAX_FIELDS, Shape};
 
 /// Longest head of a part; real ones stay below 300 bytes.
 const MAX_PART_HEAD: usize = 8192;
@@ -294,6 +294,7 @@ impl Scanner {
                 whole,
                 text,
                 is_true: false,
+                shape: Shape::Text,
             });
         }
         self.state = State::Behind;

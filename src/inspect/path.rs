@@ -2,12 +2,16 @@
 //!
 //! A path that two readers may take for two different ones is a way around a route. So escapes of
 //! plain characters are decoded, and what has no single meaning (`//`, `/../`, `%2f`, `;`, `\`,
-//! bytes that are not ASCII) is refused.
+//! bytes that are not ASCII) is refused. Only in the name of a model `%2f` is a plain `/`: names
+//! have slashes, and some SDKs escape them and others do not.
 
 /// Why a path is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the path is ambiguous: {0}")]
 pub(crate) struct Ambiguous(&'static str);
+
+/// Below these stand names of models.
+const MODEL_NAMES: &[&str] = &["/v1/models/", "/models/"];
 
 /// The normal form of `path`, which starts with `/` and has no query.
 pub(crate) fn normalise(path: &str) -> Result<String, Ambiguous> {
@@ -30,6 +34,7 @@ pub(crate) fn normalise(path: &str) -> Result<String, Ambiguous> {
                 let value = value.ok_or(Ambiguous("it holds a `%` that escapes nothing"))?;
                 at += 2;
                 match value {
+                    b'/' if MODEL_NAMES.iter().any(|path| normal.starts_with(path)) => value,
                     b'/' | b'\\' | b';' => return Err(Ambiguous("it holds an escaped separator")),
                     0..=0x1f | 0x7f => return Err(Ambiguous("it holds a control character")),
                     value if value.is_ascii_alphanumeric() || b"-._~".contains(&value) => value,
@@ -71,6 +76,8 @@ mod tests {
             ("/v1/%61udio/speech", "/v1/audio/speech"),
             ("/v1/models/org%20x/a:b", "/v1/models/org%20x/a:b"),
             ("/v1/models/%c3%a9", "/v1/models/%C3%A9"),
+            ("/v1/models/org%2Fx%2fy", "/v1/models/org/x/y"),
+            ("/%6dodels/org%2Fx", "/models/org/x"),
             ("/v1/files/", "/v1/files/"),
         ] {
             assert_eq!(normalise(path).unwrap(), normal);
@@ -89,6 +96,9 @@ mod tests {
             "/v1/.%2E/x",
             "/v1/x/..",
             "/v1%2fx",
+            "/v1/models%2fx",
+            "/v1/models/x%2f%2e%2e%2fy",
+            "/v1/models/%2fx",
             "/v1%5Cx",
             "/v1\\x",
             "/v1;a=b/x",

@@ -58,6 +58,9 @@ const FAILED: &[&str] = &[
     "timeout",
 ];
 
+/// What is listed of a pool.
+const LISTED: [&str; 2] = ["models", "voices"];
+
 /// What a route was chosen by, the most telling condition first.
 const DECISIONS: &[&str] = &[
     "voice", "model", "header", "size", "path", "default", "none",
@@ -106,6 +109,8 @@ pub(crate) struct Metrics {
     slots: IntGaugeVec,
     server_warming: IntGaugeVec,
     server_drained: IntGaugeVec,
+    listed: IntGaugeVec,
+    listings: IntCounterVec,
     hedges: IntCounterVec,
     budget_left: IntGaugeVec,
     voice_mappings: IntCounterVec,
@@ -231,6 +236,8 @@ pub(crate) struct PoolMetrics {
     /// In the order of [`QUEUE_REFUSALS`].
     queue_refused: Vec<IntCounter>,
     available: IntGauge,
+    /// In the order of [`LISTED`].
+    listed: [IntGauge; 2],
 }
 
 /// The sum of the series of a family that carry this label.
@@ -340,6 +347,8 @@ impl Metrics {
             queue_depth: make.gauge("queue_depth", "Requests that wait for a slot.", &["pool", "priority"]),
             queue_refused: make.counter("queue_refused_total", "Requests a queue did not serve: it was full, its timeout passed, or they would have waited too long and another pool was free (spilled).", &["pool", "reason"]),
             slots: make.gauge("server_slots", "Requests a server works on at once, where that is bounded; upstream_in_flight is how many are taken.", &["pool", "server"]),
+            listed: make.gauge("names_listed", "Models and voices that are listed as those of a pool.", &["pool", "what"]),
+            listings: make.counter("server_lists_total", "Questions to servers for their models and voices, by result.", &["pool", "server", "result"]),
             server_drained: make.gauge("server_drained", "Whether a server is drained by hand: it gets no new requests.", &["pool", "server"]),
             server_warming: make.gauge("server_warming", "Addresses of a server that load their model now.", &["pool", "server"]),
             hedges: make.counter("hedges_total", "Second attempts beside one that took long, and those whose answer came first.", &["route", "result"]),
@@ -435,7 +444,7 @@ impl Metrics {
         let conditions = &route.conditions;
         let by = if !conditions.voices.is_empty() {
             "voice"
-        } else if !conditions.models.is_empty() {
+        } else if !conditions.models.is_empty() || conditions.unknown_model {
             "model"
         } else if !conditions.headers.is_empty() || !conditions.hosts.is_empty() {
             "header"
@@ -574,6 +583,7 @@ impl Metrics {
                 .map(|(_, reason)| self.queue_refused.with_label_values(&[name, reason]))
                 .collect(),
             available: self.servers_available.with_label_values(&[name]),
+            listed: LISTED.map(|what| self.listed.with_label_values(&[name, what])),
         }
     }
 
@@ -634,6 +644,9 @@ impl Metrics {
     /// The same for a pool.
     pub(crate) fn forget_pool(&self, pool: &str) {
         let _ = self.servers_available.remove_label_values(&[pool]);
+        for what in LISTED {
+            let _ = self.listed.remove_label_values(&[pool, what]);
+        }
         self.forget_pool_info(pool);
         for class in ["realtime", "batch"] {
             let _ = self.queue_depth.remove_label_values(&[pool, class]);
@@ -657,6 +670,13 @@ impl Metrics {
             self.checks.with_label_values(&[pool, server, "failed"]),
             self.check_duration.with_label_values(&[pool]),
         )
+    }
+
+    /// Counts a question to a server for what it has.
+    pub(crate) fn asked_for_lists(&self, pool: &str, server: &str, answered: bool) {
+        let result = if answered { "ok" } else { "failed" };
+        let count = self.listings.with_label_values(&[pool, server, result]);
+        count.inc();
     }
 
     pub(crate) fn retried(&self, route: &str, reason: &str) {
@@ -843,6 +863,12 @@ impl PoolMetrics {
         for (gauge, waiting) in self.queue_depth.iter().zip(pool.waiting()) {
             gauge.set(waiting as i64);
         }
+    }
+
+    /// Notes how many models and voices are listed.
+    pub(crate) fn listed(&self, (models, voices): (usize, usize)) {
+        self.listed[0].set(models as i64);
+        self.listed[1].set(voices as i64);
     }
 
     /// Counts a request that the queue did not serve.

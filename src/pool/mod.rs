@@ -12,6 +12,7 @@ mod eject;
 mod member;
 mod queue;
 mod recent;
+mod reports;
 mod ring;
 mod roster;
 mod turns;
@@ -39,6 +40,7 @@ use queue::Queue;
 pub(crate) use queue::Ticket;
 pub(crate) use recent::Durations;
 use recent::Recent;
+pub(crate) use reports::{Report, Reports};
 pub(crate) use ring::place;
 use roster::{Known, Roster};
 pub(crate) use window::Window;
@@ -88,6 +90,8 @@ pub(crate) struct Pool {
     servers: Vec<Backends>,
     checks: Vec<Option<Box<dyn HealthCheck + Send + Sync>>>,
     signs: Vec<Arc<Signs>>,
+    /// What the servers say they have.
+    pub(crate) reports: Reports,
     drained: Vec<Arc<Drain>>,
     /// What was known of addresses when this pool took the place of another.
     known: Vec<Known>,
@@ -179,6 +183,7 @@ impl Pool {
             servers,
             checks,
             signs,
+            reports: Reports::new(config.servers.len(), now),
             drained: drains(&config, old),
             known: old.map_or_else(Vec::new, |old| old.roster.load().known(&old.config)),
             roster: ArcSwap::default(),
@@ -208,6 +213,9 @@ impl Pool {
                 (&s.name, &s.url.host, s.url.port)
                     == (&server.name, &server.url.host, server.url.port)
             });
+            if let Some(before) = before {
+                self.reports.take_over(n, &old.reports, before);
+            }
             let members = roster.members.iter().filter(|m| Some(m.server) == before);
             let backends: BTreeSet<Backend> = members.map(|m| m.backend.clone()).collect();
             if !backends.is_empty() {

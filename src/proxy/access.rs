@@ -205,6 +205,11 @@ impl Exchange {
             .is_some_and(|key| holds(&self.snapshot.gateway.config.keys[key]))
     }
 
+    /// Whether a model may be asked for with the key that was shown, if one was.
+    pub(super) fn may_ask(&self, model: &str) -> bool {
+        !self.key(|key| !key.may_ask(model))
+    }
+
     fn enter(&mut self, scope: Scope, meter: Meter, metrics: &Metrics) -> Result<(), Stop> {
         let entered = meter.enter(self.started);
         self.taken.meters.push((scope, meter));

@@ -94,7 +94,10 @@ impl Proxy {
         let gateway = &snapshot.gateway;
         let path = x.record.path.clone();
         let html = head::wants_html(session.req_header());
-        if let Some(own) = gateway.own_endpoint(&head::asked(session.req_header(), &path), html) {
+        let query = session.req_header().uri.query();
+        let asked = head::asked(session.req_header(), &path);
+        let may_ask = |model: &str| x.may_ask(model);
+        if let Some(own) = gateway.own_endpoint(&asked, query, html, &may_ask) {
             return Err(own.into());
         }
         let find = |session: &Session, known: Known<'_>| {

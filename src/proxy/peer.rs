@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use http::Uri;
+use pingora::http::RequestHeader;
 use pingora::protocols::ALPN;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::{HttpPeer, Scheme};
@@ -66,6 +68,22 @@ impl PeerTemplate {
             peer,
             authority: server.url.authority(),
         }
+    }
+
+    /// Says in a head where it goes, as HTTP/2 wants it: with scheme and authority beside the path
+    /// (RFC 9113, section 8.3.1). Pingora would take every server for one of TLS.
+    pub(crate) fn address(&self, head: &mut RequestHeader, target: &str) {
+        let scheme = match self.peer.scheme {
+            Scheme::HTTP => "http",
+            Scheme::HTTPS => "https",
+        };
+        let uri = Uri::builder()
+            .scheme(scheme)
+            .authority(self.authority.as_str())
+            .path_and_query(target)
+            .build();
+        head.set_uri(uri.expect("a checked URL and a path in normal form make a URI"));
+        head.set_version(http::Version::HTTP_2);
     }
 
     /// The peer at one address. A `fresh` one shares no connections with those before, for when a

@@ -1,6 +1,6 @@
 //! The head of a request as a server gets it.
 
-use http::{HeaderValue, Method, Uri, header};
+use http::{HeaderValue, Method, header};
 use pingora::http::RequestHeader;
 
 use super::Edge;
@@ -53,7 +53,7 @@ impl Writing<'_> {
             RequestHeader::build_no_case(method, target.as_bytes(), Some(sent.len() + 4))
                 .expect("a path in normal form and a method that came in can go out");
         match self.http2 {
-            true => self.address(&mut head, &target),
+            true => self.template.address(&mut head, &target),
             false => set(&mut head, header::HOST, &self.template.authority),
         }
         for (name, value) in sent {
@@ -72,18 +72,6 @@ impl Writing<'_> {
             set(&mut head, header::CONNECTION, "close");
         }
         head
-    }
-
-    /// HTTP/2 has scheme and authority beside the path (RFC 9113, section 8.3.1).
-    fn address(&self, head: &mut RequestHeader, target: &str) {
-        let scheme = if self.server.url.tls { "https" } else { "http" };
-        let uri = Uri::builder()
-            .scheme(scheme)
-            .authority(self.template.authority.as_str())
-            .path_and_query(target)
-            .build();
-        head.set_uri(uri.expect("a checked URL and a path in normal form make a URI"));
-        head.set_version(http::Version::HTTP_2);
     }
 
     fn frame(&self, head: &mut RequestHeader, method: &Method) {

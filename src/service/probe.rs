@@ -62,10 +62,10 @@ impl Watcher {
             } => {
                 let (good, bad, duration) = self.metrics.probes(&pool.name, &server.name);
                 let template = PeerTemplate::new(pool, server, 0);
-                let authority = template.authority.clone();
-                let request = path
-                    .as_ref()
-                    .map(|path| probe_head(server, &template.authority, path, pool.http2));
+                let head =
+                    |path: &str| own_head(server, &template, path, pool.http2, "health check");
+                let request = path.as_deref().map(head);
+                let models = (loading == Loading::AnswersLate).then(|| head("/api/ps"));
                 Some(Box::new(Probe {
                     connector: self.connector.clone(),
                     template,
@@ -78,8 +78,7 @@ impl Watcher {
                     bad,
                     duration,
                     loading,
-                    models: (loading == Loading::AnswersLate)
-                        .then(|| probe_head(server, &authority, "/api/ps", pool.http2)),
+                    models,
                     signs: signs.clone(),
                 }) as _)
             }
@@ -234,7 +233,14 @@ struct Probe {
     signs: Arc<Signs>,
 }
 
-fn probe_head(server: &config::Server, authority: &str, path: &str, http2: bool) -> RequestHeader {
+/// The head of a request of our own, on a connection of its own.
+pub(super) fn own_head(
+    server: &config::Server,
+    template: &PeerTemplate,
+    path: &str,
+    http2: bool,
+    purpose: &str,
+) -> RequestHeader {
     let mut head = RequestHeader::build_no_case("GET", path.as_bytes(), Some(5))
         .expect("a checked path is valid");
     let mut set = |name, value: &str| {
@@ -243,10 +249,10 @@ fn probe_head(server: &config::Server, authority: &str, path: &str, http2: bool)
             let _ = head.insert_header(name, value);
         }
     };
-    set(header::HOST, authority);
+    set(header::HOST, &template.authority);
     set(
         header::USER_AGENT,
-        concat!("trunkline/", env!("CARGO_PKG_VERSION"), " (health check)"),
+        &format!("trunkline/{} ({purpose})", env!("CARGO_PKG_VERSION")),
     );
     // HTTP/2 has no such header
     if !http2 {
@@ -256,6 +262,28 @@ fn probe_head(server: &config::Server, authority: &str, path: &str, http2: bool)
         set(header::AUTHORIZATION, &format!("Bearer {}", key.expose()));
     }
     head
+}
+
+/// Sends a request of our own on a fresh connection, and reads the head of the answer.
+pub(super) async fn send(
+    connector: &Connector,
+    template: &PeerTemplate,
+    address: SocketAddr,
+    mut head: RequestHeader,
+) -> Result<HttpSession> {
+    // never a kept connection: that one exists does not say that another can be made
+    let peer = template.at(address, true, false);
+    let (mut session, _) = connector.get_http_session(&peer).await?;
+    // what was agreed on is known only now
+    if matches!(session, HttpSession::H2(_)) {
+        let target = head.uri.path_and_query().map(ToString::to_string);
+        head.remove_header(&header::HOST);
+        template.address(&mut head, target.as_deref().unwrap_or("/"));
+    }
+    session.write_request_header(Box::new(head)).await?;
+    session.finish_request_body().await?;
+    session.read_response_header().await?;
+    Ok(session)
 }
 
 #[async_trait]
@@ -330,15 +358,8 @@ impl Probe {
     }
 
     async fn get(&self, target: &Backend, request: &RequestHeader) -> Result<HttpSession> {
-        // never a kept connection: that one exists does not say that another can be made
-        let peer = self.template.at(address(target), true, false);
-        let (mut session, _) = self.connector.get_http_session(&peer).await?;
-        session
-            .write_request_header(Box::new(request.clone()))
-            .await?;
-        session.finish_request_body().await?;
-        session.read_response_header().await?;
-        Ok(session)
+        let head = request.clone();
+        send(&self.connector, &self.template, address(target), head).await
     }
 
     /// The models a server has in memory (Ollama docs/api.md, "List Running Models").

@@ -6,6 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::prompt;
 use crate::config::kind::Fix;
 use crate::config::{Fields, Pool};
 use crate::inspect::endpoint::Operation;
@@ -58,6 +59,12 @@ pub(crate) fn rewrite(
     let mut edits = Vec::new();
     let mut added: Vec<(&str, Value)> = Vec::new();
     let removed = removals(body, fields, fixes);
+    if let Some(prompt) = &fields.prompt {
+        let (edit, field) =
+            prompt::spoken(body, prompt, operation, &|name| has_word_on(fields, name));
+        edits.extend(edit);
+        added.extend(field);
+    }
     for (name, value) in &fields.set {
         match body.field(name) {
             Some(field) => edits.push(Edit {
@@ -68,7 +75,8 @@ pub(crate) fn rewrite(
         }
     }
     for (name, value) in &fields.default {
-        if body.field(name).is_none() && !fields.set.contains_key(name) {
+        let given = body.field(name).is_some() || added.iter().any(|(n, _)| n == name);
+        if !given && !fields.set.contains_key(name) {
             added.push((name, value.clone()));
         }
     }
@@ -82,7 +90,7 @@ pub(crate) fn rewrite(
         }
     }
     for (name, names) in [("model", &pool.models), ("voice", &pool.voices)] {
-        if fields.set.contains_key(name) {
+        if has_word_on(fields, name) {
             continue;
         }
         if let Some(field) = body.field(name)
@@ -118,17 +126,23 @@ pub(crate) fn rewrite(
     out
 }
 
+/// Whether a route says what becomes of a field, whatever is in it.
+fn has_word_on(fields: &Fields, name: &str) -> bool {
+    fields.set.contains_key(name) || fields.remove.contains(name)
+}
+
 /// The places of the fields that are taken out, in order.
 fn removals(body: &Body, fields: &Fields, fixes: &[Fix]) -> Vec<usize> {
     let goes = |field: &Field| {
         !fields.set.contains_key(&field.name)
-            && fixes.iter().any(|fix| match fix {
-                Fix::Remove(name) => field.name == *name,
-                Fix::RemoveIf(name, value) => {
-                    field.name == *name && field.text.as_deref() == Some(*value)
-                }
-                Fix::Default(..) => false,
-            })
+            && (fields.remove.contains(&field.name)
+                || fixes.iter().any(|fix| match fix {
+                    Fix::Remove(name) => field.name == *name,
+                    Fix::RemoveIf(name, value) => {
+                        field.name == *name && field.text.as_deref() == Some(*value)
+                    }
+                    Fix::Default(..) => false,
+                }))
     };
     let all = body.fields.iter().enumerate();
     all.filter(|(_, field)| goes(field))

@@ -6,3 +6,4 @@ pub(crate) mod events;
 pub(crate) mod fields;
 pub(crate) mod headers;
 pub(crate) mod path;
+mod prompt;

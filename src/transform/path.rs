@@ -72,6 +72,11 @@ pub(crate) fn with_parameter(query: &str, name: &str, value: &str) -> String {
     pairs.collect::<Vec<_>>().join("&")
 }
 
+/// Part of a path with its escapes decoded.
+pub(crate) fn unescaped(part: &str) -> String {
+    String::from_utf8_lossy(&decoded(part)).into_owned()
+}
+
 /// A name of a query with its escapes decoded.
 fn decoded(name: &str) -> Vec<u8> {
     let mut bytes = name.bytes();

@@ -180,6 +180,36 @@ fn a_key_asks_only_for_its_models_and_takes_only_its_routes() {
 }
 
 #[test]
+fn a_key_is_told_of_the_models_it_may_ask_for() {
+    let server = Server::named("a");
+    let gateway = Gateway::start(&format!(
+        r#"
+keys:
+  - {{ name: alice, hash: "{}", models: ["tts-*"] }}
+  - {{ name: bob, hash: "{}" }}
+pools: {{ a: {{ servers: ["{}"], health: false }} }}
+routes: [{{ match: {{ model: [tts-1, gpt-small] }}, pool: a }}]
+"#,
+        hash(ALICE),
+        hash(BOB),
+        server.url()
+    ));
+    let told = |key: &str, path: &str| gateway.send(&by(Request::get(path), key));
+    let names = |key: &str| {
+        let list = told(key, "/v1/models").json();
+        let models = list["data"].as_array().unwrap().clone();
+        models
+            .iter()
+            .map(|model| model["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(ALICE), ["tts-1"]);
+    assert_eq!(names(BOB).len(), 2);
+    assert_eq!(told(BOB, "/v1/models/gpt-small").status, 200);
+    assert_eq!(told(ALICE, "/v1/models/gpt-small").status, 404);
+}
+
+#[test]
 fn no_key_of_ours_goes_further_or_is_told_to_anybody() {
     let server = Server::named("a");
     let gateway = start(&server, ", auth: passthrough");

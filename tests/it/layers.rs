@@ -9,7 +9,7 @@ const ROWS: &[&[&str]] = &[
     &["config"],
     &["inspect"],
     &["transform", "dialect", "route", "pool", "keyring", "limit"],
-    &["plan"],
+    &["plan", "catalogue"],
     &["reply", "observe"],
     &["gateway"],
     &["proxy"],

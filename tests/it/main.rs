@@ -31,6 +31,7 @@ mod lifecycle;
 mod limits;
 mod listeners;
 mod manual;
+mod models;
 mod observe;
 mod ollama;
 #[cfg(feature = "otlp")]
@@ -41,6 +42,7 @@ mod reload;
 mod routing;
 mod samples;
 mod sdk;
+mod shaping;
 mod slots;
 mod streaming;
 mod support;

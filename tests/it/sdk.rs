@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::support::gateway::BINARY;
-use crate::support::{Gateway, Server};
+use crate::support::{Gateway, Server, eventually};
 
 /// Where the SDKs are; without them the tests say how to get them.
 fn sdk() -> PathBuf {
@@ -215,4 +215,40 @@ fn python_talks_to_a_native_ollama() {
 #[test]
 fn node_talks_to_a_native_ollama() {
     talks_to_ollama("ollama.mjs");
+}
+
+#[track_caller]
+fn asks_for_models(name: &str) {
+    let server = Server::fake(|seen, wire| {
+        match seen.target.as_str() {
+            "/v1/models" => {
+                wire.json(r#"{"data":[{"id":"org/big","created":7},{"id":"llama3","created":7}]}"#)
+            }
+            _ => wire.answer(404, &[], ""),
+        }
+        true
+    });
+    let gateway = Gateway::start(&format!(
+        "list_models: {{}}\npools: {{ box: {{ servers: ['{}'] }} }}\n\
+         routes: [{{ match: {{ path: /v1/chat/completions }}, pool: box }}]",
+        server.url()
+    ));
+    eventually("the models are listed", || {
+        gateway.get("/v1/models/llama3").status == 200
+    });
+    let output = script(name, &gateway).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("ok ").count(), 3, "{said}");
+}
+
+#[test]
+fn python_asks_for_models() {
+    asks_for_models("models.py");
+}
+
+#[test]
+fn node_asks_for_models() {
+    asks_for_models("models.mjs");
 }

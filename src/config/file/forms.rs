@@ -226,6 +226,7 @@ impl From<FallbackMap> for Fallback {
             pool: map.pool,
             set: map.set,
             default: map.default,
+            remove: map.remove,
         }
     }
 }
@@ -236,6 +237,7 @@ impl<'de> Deserialize<'de> for Fallback {
             pool,
             set: BTreeMap::new(),
             default: BTreeMap::new(),
+            remove: List::default(),
         };
         let short = Short::<_, FallbackMap>(
             "the name of a pool or a map with `pool`",

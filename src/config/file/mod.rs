@@ -37,6 +37,12 @@ pub(crate) struct File {
     pub(crate) prices: Ordered<Price>,
     /// Where it is kept what keys have spent of their budgets.
     pub(crate) budgets: Budgets,
+    /// Pool that gets requests whose model no route takes, where the routes choose by model.
+    /// Default: they are answered with 404.
+    pub(crate) unknown_model: Option<String>,
+    /// How often servers are asked for their models and voices, which `GET /v1/models` and
+    /// `GET /v1/audio/voices` tell; `false` for never.
+    pub(crate) list_models: Option<OrFalse<ListModels>>,
     /// Bounds on what clients may do.
     pub(crate) limits: Limits,
     /// What is logged, and where.
@@ -174,6 +180,9 @@ pub(crate) struct Pool {
     pub(crate) auth: Option<Auth>,
     /// Request headers set or removed on the way to the servers.
     pub(crate) headers: Headers,
+    /// How often the servers are asked for their models and voices, or `false` for never. Default:
+    /// that of the file.
+    pub(crate) list_models: Option<OrFalse<ListModels>>,
     /// This pool's names for public model names; `*` is the default.
     pub(crate) models: BTreeMap<String, String>,
     /// This pool's names for public voices; `*` is the default.
@@ -385,6 +394,15 @@ pub(crate) struct Timeouts {
     pub(crate) tunnel: Option<Span>,
 }
 
+/// How often servers are asked for their models and voices. Those on the internet are asked only
+/// with a key of their pool.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ListModels {
+    /// Time between two questions to one server. Default 60s.
+    pub(crate) interval: Option<Span>,
+}
+
 /// Reuse of connections to servers.
 #[derive(Debug, Default, serde::Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -436,6 +454,13 @@ pub(crate) struct Route {
     /// Body fields added where absent.
     #[serde(default)]
     pub(crate) default: BTreeMap<String, Value>,
+    /// Body fields taken out.
+    #[serde(default)]
+    pub(crate) remove: List<String>,
+    /// Text file, of at most 256 KiB, whose text comes first in chats and responses: as a system
+    /// message before those of the client, and before its `instructions`. It is read again when it
+    /// changes.
+    pub(crate) system_prompt_file: Option<String>,
     /// When another server of the pool is tried.
     #[serde(default)]
     pub(crate) retry: Retry,
@@ -503,6 +528,7 @@ pub(crate) struct Fallback {
     pub(crate) pool: String,
     pub(crate) set: BTreeMap<String, Value>,
     pub(crate) default: BTreeMap<String, Value>,
+    pub(crate) remove: List<String>,
 }
 
 /// The long form of a fallback.
@@ -514,6 +540,8 @@ struct FallbackMap {
     set: BTreeMap<String, Value>,
     #[serde(default)]
     default: BTreeMap<String, Value>,
+    #[serde(default)]
+    remove: List<String>,
 }
 
 /// A key of a client, which shows it as `Authorization: Bearer`, `api-key` or `x-api-key`. It never

@@ -2,6 +2,7 @@
 //! default.
 
 mod admin;
+mod fields;
 mod keys;
 mod listeners;
 mod pools;
@@ -9,6 +10,7 @@ mod routes;
 mod tracing;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http::HeaderValue;
 
@@ -36,11 +38,13 @@ pub(super) fn resolve(
     };
     let listeners = resolver.listeners(&file);
     let admin = resolver.admin(&file, &listeners);
+    let usual = Some(Duration::from_secs(60));
+    let listing = resolver.listing(&at![], file.list_models.as_ref(), usual);
     let pools: Vec<Pool> = file
         .pools
         .0
         .iter()
-        .map(|(name, pool)| resolver.pool(name, pool, &listeners))
+        .map(|(name, pool)| resolver.pool(name, pool, &listeners, listing))
         .collect();
     if pools.is_empty() && !resolver.damaged {
         resolver.error(
@@ -49,8 +53,11 @@ pub(super) fn resolve(
         );
     }
     let default_max_body = file.limits.max_body.unwrap_or(Size::mib(100)).0;
-    let routes = resolver.routes(&file.routes, &pools, default_max_body);
-    resolver.unused(&pools, &file.routes);
+    let mut routes = resolver.routes(&file.routes, &pools, default_max_body);
+    if let Some(pool) = &file.unknown_model {
+        routes.extend(resolver.unknown_model(pool, &routes, &pools, default_max_body));
+    }
+    resolver.unused(&pools, &file);
     let keys = resolver.keys(&file.keys, &routes);
     let tracing = resolver.tracing(&file);
     let seconds = |span: Option<Span>, default| span.unwrap_or(Span::secs(default)).0;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -30,6 +31,10 @@ const OWN_HEADERS: &[&str] = &[
     "upgrade",
 ];
 
+/// How often servers may be asked what they have.
+const LISTING: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+
 /// What is sent to a server in place of the client's credentials.
 #[derive(Clone)]
 struct Credentials {
@@ -38,7 +43,13 @@ struct Credentials {
 }
 
 impl Resolver<'_> {
-    pub(super) fn pool(&mut self, name: &str, pool: &file::Pool, listeners: &[Listener]) -> Pool {
+    pub(super) fn pool(
+        &mut self,
+        name: &str,
+        pool: &file::Pool,
+        listeners: &[Listener],
+        listing: Option<Duration>,
+    ) -> Pool {
         let here = at!["pools", name];
         self.name(here.clone(), "pool", name);
         let traits = pool.kind.map(|kind| kind.traits());
@@ -91,6 +102,7 @@ impl Resolver<'_> {
                     requests: keepalive.requests.unwrap_or(90).max(1),
                 }),
             },
+            listing: self.listing(&here, pool.list_models.as_ref(), listing),
             tls,
             auth: pool_auth.auth,
             key_written: pool.api_key.is_some() || pool.api_key_file.is_some(),
@@ -123,6 +135,26 @@ impl Resolver<'_> {
             max_body: pool.max_body.map(|size| size.0),
             http2: pool.http2,
         }
+    }
+
+    /// How often servers are asked what they have; `usual` if nothing is written here.
+    pub(super) fn listing(
+        &mut self,
+        here: &tree::Path,
+        written: Option<&OrFalse<file::ListModels>>,
+        usual: Option<Duration>,
+    ) -> Option<Duration> {
+        let interval = match written {
+            None => return usual,
+            Some(OrFalse::Off) => return None,
+            Some(OrFalse::On(listing)) => listing.interval.unwrap_or(Span::secs(60)).0,
+        };
+        if !LISTING.contains(&interval) {
+            let place = here.then("list_models").then("interval");
+            let message = "an interval is 10ms to 24h; `list_models: false` switches it off";
+            self.error(place, message);
+        }
+        Some(interval)
     }
 
     /// The queue of a pool whose servers may have slots.

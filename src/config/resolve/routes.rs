@@ -1,6 +1,6 @@
 //! Routes: conditions, pools in order, what is retried.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use http::Method;
@@ -10,7 +10,9 @@ use super::super::pattern::Pattern;
 use super::super::problem::{Severity, did_you_mean};
 use super::super::tree;
 use super::super::tree::at;
-use super::super::{Cost, Fields, Hedge, Match, Pool, PoolId, Retry, Route, Target, Zone};
+use super::super::{
+    Cost, Fields, Hedge, Match, Naming, Pool, PoolId, Priority, Quota, Retry, Route, Target, Zone,
+};
 use super::Resolver;
 use crate::unit::{Size, Span};
 
@@ -53,12 +55,12 @@ impl Resolver<'_> {
                     }
                     name.clone()
                 }
-                None => free_name(&conditions, &names),
+                None => free_name(base_name(&conditions), &names),
             };
             names.insert(name.clone(), n);
             if let Some(earlier) = out
                 .iter()
-                .find(|earlier| shadows(&earlier.conditions, &conditions))
+                .find(|earlier| earlier.conditions.shadows(&conditions, Naming::default()))
             {
                 let message = format!(
                     "route `{name}` never matches: `{}` before it takes all its requests",
@@ -85,22 +87,63 @@ impl Resolver<'_> {
         out
     }
 
-    fn targets(&mut self, here: &tree::Path, route: &file::Route, pools: &[Pool]) -> Vec<Target> {
-        let fields = |set: &BTreeMap<_, _>, default: &BTreeMap<_, _>| {
-            let mut all = Fields {
-                set: route.set.clone(),
-                default: route.default.clone(),
-            };
-            all.set.extend(set.clone());
-            all.default.extend(default.clone());
-            all
+    /// The route behind all others, for requests that only their model kept from those.
+    pub(super) fn unknown_model(
+        &mut self,
+        pool: &str,
+        routes: &[Route],
+        pools: &[Pool],
+        max_body: u64,
+    ) -> Option<Route> {
+        let here = at!["unknown_model"];
+        let pool = self.pool_id(here.clone(), pool, pools)?;
+        let any = Naming {
+            model: Some(""),
+            voice: None,
         };
-        let none = BTreeMap::new();
+        let takes_all =
+            |other: &Match, of: &Match| other.models.is_empty() && other.shadows(of, any);
+        let misses = |route: &Route| {
+            let conditions = &route.conditions;
+            !conditions.models.is_empty()
+                && !routes
+                    .iter()
+                    .any(|other| takes_all(&other.conditions, conditions))
+        };
+        if !self.damaged && !routes.iter().any(misses) {
+            let message = "no request ever gets there: where a route asks for a model, another takes the rest";
+            self.warn(here.clone(), message);
+        }
+        let names = routes.iter().map(|route| (route.name.clone(), 0)).collect();
+        let conditions = Match {
+            unknown_model: true,
+            ..Match::default()
+        };
+        let target = Target {
+            pool,
+            fields: Fields::default(),
+            withhold: false,
+        };
+        Some(Route {
+            name: free_name("unknown_model".to_owned(), &names),
+            conditions,
+            targets: vec![target],
+            retry: self.retry(&here, &file::Retry::default()),
+            max_body,
+            priority: Priority::default(),
+            limits: Quota::default(),
+            zone: None,
+            hedge: None,
+        })
+    }
+
+    fn targets(&mut self, here: &tree::Path, route: &file::Route, pools: &[Pool]) -> Vec<Target> {
+        let fields = self.route_fields(here, route);
         let mut targets: Vec<Target> = Vec::new();
         if let Some(pool) = self.pool_id(here.then("pool"), &route.pool, pools) {
             targets.push(Target {
                 pool,
-                fields: fields(&none, &none),
+                fields: fields.clone(),
                 withhold: false,
             });
         }
@@ -118,10 +161,11 @@ impl Resolver<'_> {
                     ),
                 );
             } else {
+                let fields = self.fallback_fields(&place, &fields, fallback);
                 let withhold = self.withhold(place, &targets, pool, pools);
                 targets.push(Target {
                     pool,
-                    fields: fields(&fallback.set, &fallback.default),
+                    fields,
                     withhold,
                 });
             }
@@ -231,6 +275,7 @@ impl Resolver<'_> {
             voices: patterns(&conditions.voice),
             headers,
             body_larger_than: conditions.body_larger_than.map(|size| size.0),
+            unknown_model: false,
         }
     }
 
@@ -366,7 +411,8 @@ impl Resolver<'_> {
         })
     }
 
-    pub(super) fn unused(&mut self, pools: &[Pool], routes: &[file::Route]) {
+    pub(super) fn unused(&mut self, pools: &[Pool], file: &file::File) {
+        let routes = &file.routes;
         if self.damaged {
             return;
         }
@@ -378,7 +424,8 @@ impl Resolver<'_> {
                         .iter()
                         .any(|fallback| fallback.pool == pool.name)
             };
-            if !routes.is_empty() && !routes.iter().any(used) {
+            let rest = file.unknown_model.as_ref() == Some(&pool.name);
+            if !routes.is_empty() && !rest && !routes.iter().any(used) {
                 self.warn(
                     at!["pools", &pool.name],
                     format!("pool `{}` is used by no route", pool.name),
@@ -389,7 +436,7 @@ impl Resolver<'_> {
 }
 
 /// A name for a route that was given none: the last word of its path, else its model.
-fn free_name(conditions: &Match, taken: &HashMap<String, usize>) -> String {
+fn base_name(conditions: &Match) -> String {
     let word = |pattern: &Pattern| {
         let text = pattern.to_string();
         let word = text
@@ -407,35 +454,17 @@ fn free_name(conditions: &Match, taken: &HashMap<String, usize>) -> String {
             .collect();
         Some(plain.trim_matches('-').to_owned()).filter(|word| !word.is_empty())
     };
-    let base = conditions
+    conditions
         .paths
         .iter()
         .find_map(word)
         .or_else(|| conditions.models.iter().find_map(word))
-        .unwrap_or_else(|| "default".to_owned());
+        .unwrap_or_else(|| "default".to_owned())
+}
+
+fn free_name(base: String, taken: &HashMap<String, usize>) -> String {
     std::iter::once(base.clone())
         .chain((2..).map(|n| format!("{base}-{n}")))
         .find(|name| !taken.contains_key(name))
         .expect("the numbers do not end")
-}
-
-/// Whether every request that `later` takes is certainly taken by `earlier`.
-fn shadows(earlier: &Match, later: &Match) -> bool {
-    let covers = |earlier: &[Pattern], later: &[Pattern]| {
-        earlier.is_empty()
-            || (!later.is_empty() && later.iter().all(|l| earlier.iter().any(|e| e.covers(l))))
-    };
-    covers(&earlier.paths, &later.paths)
-        && covers(&earlier.hosts, &later.hosts)
-        && covers(&earlier.models, &later.models)
-        && covers(&earlier.voices, &later.voices)
-        && earlier.headers.is_empty()
-        && (earlier.methods.is_empty()
-            || (!later.methods.is_empty()
-                && later.methods.iter().all(|m| earlier.methods.contains(m))))
-        && match (earlier.body_larger_than, later.body_larger_than) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(earlier), Some(later)) => earlier <= later,
-        }
 }

@@ -52,6 +52,10 @@ impl Gateway {
         if !yaml.contains("\nlog:") {
             text.push_str("log: { access: access.log, level: debug, format: json }\n");
         }
+        // who counts requests does not want ours; `models.rs` does
+        if !yaml.contains("list_models:") {
+            text.push_str("list_models: false\n");
+        }
         text.push_str(yaml);
         std::fs::write(&config, &text).unwrap();
         let mut command = Command::new(BINARY);

@@ -207,11 +207,20 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// The requests so far, health probes left out.
+    /// The requests so far, those of the proxy itself left out.
     pub fn seen(&self) -> Vec<Seen> {
         let all = self.seen.lock().unwrap();
         all.iter()
-            .filter(|seen| !seen.target.starts_with("/health"))
+            .filter(|seen| !seen.target.starts_with("/health") && !is_for_a_list(seen))
+            .cloned()
+            .collect()
+    }
+
+    /// The questions for models and voices so far.
+    pub fn asked_for_lists(&self) -> Vec<Seen> {
+        let all = self.seen.lock().unwrap();
+        all.iter()
+            .filter(|seen| is_for_a_list(seen))
             .cloned()
             .collect()
     }
@@ -229,6 +238,11 @@ impl Server {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+}
+
+fn is_for_a_list(seen: &Seen) -> bool {
+    seen.header("user-agent")
+        .is_some_and(|agent| agent.ends_with("(list of models)"))
 }
 
 impl Drop for Server {
