@@ -217,6 +217,7 @@ fn a_hundred_reloads_under_streams_and_requests_lose_nothing() {
     };
     let gateway = Gateway::start(&yaml(0));
     let (over, failed) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let begun = std::time::Instant::now();
     let answered: usize = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..216)
             .map(|n| {
@@ -232,6 +233,11 @@ fn a_hundred_reloads_under_streams_and_requests_lose_nothing() {
         over.store(true, SeqCst);
         clients.into_iter().map(|c| c.join().unwrap()).sum()
     });
+    let seconds = begun.elapsed().as_secs_f64();
+    println!(
+        "100 reloads in {seconds:.1} s, {answered} requests, {:.0} a second",
+        answered as f64 / seconds
+    );
     assert_eq!(failed.load(SeqCst), 0, "of {answered}");
     assert!(reloads(&gateway, "success") >= 101.0);
     assert_eq!(gateway.access_log(answered).len(), answered);

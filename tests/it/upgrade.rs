@@ -132,6 +132,7 @@ fn an_upgrade_under_load_refuses_no_connection_and_breaks_no_stream() {
             .map(|c| c.join().unwrap())
             .sum::<usize>()
     });
+    println!("{answered} requests and 100 streams over an upgrade");
     let after = Successor::of(&gateway);
     assert_ne!(after.0, before);
     assert_eq!(failed.load(SeqCst), 0, "of {answered}");
