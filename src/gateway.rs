@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cache::Cache;
+use crate::cache::key::RouteKey;
 use crate::config::kind::Dialect;
 use crate::config::{self, Config, PoolId, Zone};
 use crate::inspect::Body;
@@ -30,6 +32,10 @@ pub(crate) struct Gateway {
     pub(crate) unrouted: RouteMetrics,
     /// In the order of the pools.
     pub(crate) pool_metrics: Vec<PoolMetrics>,
+    /// `None` if no route keeps answers.
+    pub(crate) cache: Option<Arc<Cache>>,
+    /// In the order of the routes.
+    cache_keys: Vec<Option<RouteKey>>,
     /// Public model names and the pool that owns each.
     models: BTreeMap<String, String>,
 }
@@ -76,6 +82,12 @@ impl Gateway {
             unrouted: metrics.unrouted(),
             pool_metrics: pools.iter().map(|pool| metrics.pool(pool)).collect(),
             models: public_models(&config),
+            cache: keeping(&config, old, metrics),
+            cache_keys: config
+                .routes
+                .iter()
+                .map(|route| route.cache.map(|_| RouteKey::new(&config, route)))
+                .collect(),
             pools,
             config,
         }
@@ -87,6 +99,11 @@ impl Gateway {
 
     pub(crate) fn budget(&self, route: usize) -> Option<&Budget> {
         self.budgets[route].as_ref()
+    }
+
+    /// What answers of a route are kept by, if it keeps them.
+    pub(crate) fn cache_key(&self, route: usize) -> Option<&RouteKey> {
+        self.cache_keys[route].as_ref()
     }
 
     pub(crate) fn pool(&self, id: PoolId) -> &Arc<Pool> {
@@ -134,7 +151,8 @@ impl Gateway {
     pub(crate) fn rewrites(&self, route: usize, operation: Option<Operation>) -> bool {
         let route = &self.config.routes[route];
         let speech = operation == Some(Operation::Speech);
-        if speech && route.hedge.is_some() {
+        let keeps = route.cache.is_some() && operation.is_some_and(Operation::may_be_kept);
+        if keeps || (speech && route.hedge.is_some()) {
             return true;
         }
         route.targets.iter().any(|target| {
@@ -362,6 +380,17 @@ impl Gateway {
             })
             .collect()
     }
+}
+
+/// Where answers are kept: as before, with all that is there, if the settings are.
+fn keeping(config: &Config, old: Option<&Gateway>, metrics: &Metrics) -> Option<Arc<Cache>> {
+    if config.routes.iter().all(|route| route.cache.is_none()) {
+        return None;
+    }
+    let kept = old.and_then(|old| old.cache.as_ref());
+    let kept = kept.filter(|cache| cache.settings == config.cache);
+    let new = || Cache::new(config.cache.clone(), metrics.cache_tier("memory"));
+    Some(kept.cloned().unwrap_or_else(new))
 }
 
 fn server_status(pool: &Pool, metrics: &PoolMetrics, now: Instant) -> Vec<ServerStatus> {

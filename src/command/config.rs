@@ -9,7 +9,7 @@ use crate::command::source;
 use crate::config::pattern::Pattern;
 use crate::config::{
     self, AccessLog, Admin, Config, Cors, Fields, Health, Hedge, HedgeAfter, ListenerTls, Match,
-    Names, Pool, RetryOn, Route, Server, Timeouts, Tracing,
+    Names, Pool, RetryOn, Route, RouteCache, Server, Timeouts, Tracing,
 };
 use crate::unit::Span;
 
@@ -113,6 +113,10 @@ fn effective(config: &Config) -> Value {
         (
             "routes",
             config.routes.iter().map(|r| route(config, r)).collect(),
+        ),
+        (
+            "cache",
+            json!({ "memory": size(Some(config.cache.memory)) }),
         ),
         (
             "limits",
@@ -277,6 +281,15 @@ fn hedge(hedge: &Hedge) -> Value {
     })
 }
 
+fn cache(cache: &RouteCache) -> Value {
+    json!({
+        "ttl": span(Some(cache.ttl)),
+        "max_object": size(Some(cache.max_object)),
+        "shared": cache.shared,
+        "chat": cache.chat,
+    })
+}
+
 fn server(server: &Server) -> Value {
     object(vec![
         ("url", server.url.to_string().into()),
@@ -389,5 +402,6 @@ fn route(config: &Config, route: &Route) -> Value {
         ("priority", json!(route.priority)),
         ("zone", json!(route.zone)),
         ("hedge", route.hedge.as_ref().map_or(Value::Null, hedge)),
+        ("cache", route.cache.as_ref().map_or(Value::Null, cache)),
     ])
 }

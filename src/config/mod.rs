@@ -47,6 +47,7 @@ pub(crate) struct Config {
     pub(crate) admin: Option<Admin>,
     pub(crate) pools: Vec<Pool>,
     pub(crate) routes: Vec<Route>,
+    pub(crate) cache: Cache,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) shutdown: Shutdown,
@@ -227,6 +228,26 @@ pub(crate) struct Route {
     /// No pool outside of this zone is asked.
     pub(crate) zone: Option<Zone>,
     pub(crate) hedge: Option<Hedge>,
+    pub(crate) cache: Option<RouteCache>,
+}
+
+/// Which answers of a route are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RouteCache {
+    pub(crate) ttl: Duration,
+    /// In bytes.
+    pub(crate) max_object: u64,
+    /// Whatever the caller's key.
+    pub(crate) shared: bool,
+    /// Chat whatever its temperature.
+    pub(crate) chat: bool,
+}
+
+/// Where answers are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cache {
+    /// In bytes.
+    pub(crate) memory: u64,
 }
 
 /// When a second server is asked before the first has answered.
@@ -386,7 +407,6 @@ pub(crate) fn schema() -> Value {
 /// A hint for keys that the format will have, so that nobody looks for a typing error.
 fn later(key: &str) -> Option<&'static str> {
     const LATER: &[&str] = &[
-        "cache",
         "connections_per_ip",
         "limits",
         "min_rate",

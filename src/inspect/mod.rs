@@ -58,6 +58,8 @@ pub(crate) enum Form {
 pub(crate) struct Body {
     pub(crate) form: Form,
     pub(crate) fields: Vec<Field>,
+    /// Those of a form that may come several times, such as `timestamp_granularities[]`.
+    pub(crate) repeated: Vec<Field>,
     /// Where another field can be put in: before the closing brace, or before the first part.
     pub(crate) insert_at: u64,
     /// Where the data of the first file of a form stands.
@@ -76,6 +78,7 @@ impl Body {
                 text: Some(model.to_owned()),
                 is_true: false,
             }],
+            repeated: Vec::new(),
             insert_at: 0,
             file: None,
         }

@@ -17,7 +17,7 @@ use super::exchange::{Exchange, Stop};
 use super::leg::Failed;
 use super::relay::Ground;
 use super::side::{Bound, earliest, while_client_stays, within};
-use super::{Edge, outcome};
+use super::{Edge, cached, outcome};
 use crate::dialect::Broken;
 use crate::inspect::Body;
 use crate::inspect::audio::AudioMeter;
@@ -176,10 +176,9 @@ async fn pass_on(
     passing: &mut Passing,
 ) -> Result<(), Cut> {
     let head = response_head(session, x, answer, standing);
-    session
-        .write_response_header(Box::new(head))
-        .await
-        .map_err(|_| Cut::Client)?;
+    cached::begin(x, answer, &head);
+    let written = session.write_response_header(Box::new(head)).await;
+    let mut client = written.map_err(|_| Cut::Client);
     let received = &metrics.servers[answer.member.server].bytes_received;
     let mut next = answer.first.take();
     received.inc_by(answer.received as u64);
@@ -190,21 +189,28 @@ async fn pass_on(
         // asked before the piece goes out: behind the last one the client may send its next
         // request, which nobody must read here
         let done = next.is_none() || answer.is_over();
+        // who reads along is not to suffer from a client that leaves
+        if client.is_err() && !cached::is_followed(x) {
+            return client;
+        }
         if let Some(piece) = &next {
+            cached::push(x, piece);
             x.record.bytes_out += piece.len() as u64;
             passing.tail.push(piece);
             if let Some(audio) = &mut passing.audio {
                 audio.feed(piece);
             }
         }
-        session
-            .write_response_body(next.take().unwrap_or_default(), done)
-            .await
-            .map_err(|_| Cut::Client)?;
-        if done {
-            return Ok(());
+        if client.is_ok() {
+            let piece = next.take().unwrap_or_default();
+            let written = session.write_response_body(piece, done).await;
+            client = written.map_err(|_| Cut::Client);
         }
-        next = next_piece(edge, session, answer, received, upload).await?;
+        if done {
+            cached::whole(x);
+            return client;
+        }
+        next = next_piece(edge, session, x, answer, received, upload).await?;
     }
 }
 
@@ -212,6 +218,7 @@ async fn pass_on(
 async fn next_piece(
     edge: &Edge,
     session: &mut Session,
+    x: &Exchange,
     answer: &mut Answer,
     received: &IntCounter,
     upload: &Upload,
@@ -224,7 +231,7 @@ async fn next_piece(
             }));
         }
         let watched = upload.is_complete().then_some(&mut *session);
-        let piece = read_piece(edge, watched, answer).await?;
+        let piece = read_piece(edge, watched, x, answer).await?;
         received.inc_by(piece.as_ref().map_or(0, Bytes::len) as u64);
         let over = piece.is_none() || answer.connection.session.response_done();
         let Some(stream) = &mut answer.stream else {
@@ -250,12 +257,19 @@ async fn next_piece(
 async fn read_piece(
     edge: &Edge,
     watched: Option<&mut Session>,
+    x: &Exchange,
     answer: &mut Answer,
 ) -> Result<Option<Bytes>, Cut> {
     let bound = idle_bound(answer);
     let reading = pin!(answer.connection.session.read_response_body());
-    let reading = pin!(within(bound, reading));
-    match while_client_stays(edge, watched, reading).await {
+    let mut reading = pin!(within(bound, reading));
+    let read = match while_client_stays(edge, watched, reading.as_mut()).await {
+        Err(Failed::Stop(_)) if cached::is_followed(x) => {
+            while_client_stays(edge, None, reading).await
+        }
+        read => read,
+    };
+    match read {
         Ok(Ok(Ok(piece))) => Ok(piece),
         Ok(Ok(Err(error))) => Err(Cut::Server(outcome::of_talking(&error))),
         Ok(Err(phase)) => Err(Cut::Server(Outcome::TimedOut(phase))),

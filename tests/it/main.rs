@@ -11,6 +11,7 @@ mod background;
 mod bad_input;
 mod balance;
 mod budget;
+mod cache;
 mod cli;
 mod credentials;
 mod deploy;

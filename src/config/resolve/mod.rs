@@ -49,6 +49,7 @@ pub(super) fn resolve(
     let default_max_body = file.limits.max_body.unwrap_or(Size::mib(100)).0;
     let routes = resolver.routes(&file.routes, &pools, default_max_body);
     resolver.unused(&pools, &file.routes);
+    let cache = resolver.cache(&file, &routes);
     let tracing = resolver.tracing(&file);
     let seconds = |span: Option<Span>, default| span.unwrap_or(Span::secs(default)).0;
     Some(Config {
@@ -56,6 +57,7 @@ pub(super) fn resolve(
         admin,
         pools,
         routes,
+        cache,
         limits: Limits {
             connections: file.limits.connections.unwrap_or(10_000) as usize,
             header_timeout: file.limits.header_timeout.unwrap_or(Span::secs(10)).limit(),

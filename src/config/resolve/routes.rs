@@ -10,7 +10,9 @@ use super::super::pattern::Pattern;
 use super::super::problem::{Severity, did_you_mean};
 use super::super::tree;
 use super::super::tree::at;
-use super::super::{Cost, Fields, Hedge, Match, Pool, PoolId, Retry, Route, Target, Zone};
+use super::super::{
+    Cache, Cost, Fields, Hedge, Match, Pool, PoolId, Retry, Route, RouteCache, Target, Zone,
+};
 use super::Resolver;
 use crate::unit::{Size, Span};
 
@@ -70,6 +72,7 @@ impl Resolver<'_> {
             self.zone(&here, &name, route, &targets, pools);
             self.wordless(&here, &name, &conditions, &targets, pools);
             let hedge = self.hedge(&here, route, &targets, pools);
+            let cache = self.route_cache(&here, route);
             out.push(Route {
                 name,
                 conditions,
@@ -79,6 +82,7 @@ impl Resolver<'_> {
                 priority: route.priority,
                 zone: route.zone,
                 hedge,
+                cache,
             });
         }
         out
@@ -363,6 +367,40 @@ impl Resolver<'_> {
             max_characters: u64::from(hedge.max_characters.unwrap_or(1000)),
             max_body: hedge.max_body.unwrap_or(Size::mib(1)).0,
         })
+    }
+
+    fn route_cache(&mut self, here: &tree::Path, route: &file::Route) -> Option<RouteCache> {
+        let cache = route.cache.as_ref()?.0.as_ref()?;
+        let ttl = cache.ttl.unwrap_or(Span::secs(24 * 3600)).0;
+        if ttl.is_zero() {
+            let message = "nothing is kept for no time; leave `cache` out for no cache";
+            self.error(here.then("cache").then("ttl"), message);
+        }
+        Some(RouteCache {
+            ttl,
+            max_object: cache.max_object.unwrap_or(Size::mib(4)).0,
+            shared: cache.shared,
+            chat: cache.chat,
+        })
+    }
+
+    /// What is kept has to fit somewhere.
+    pub(super) fn cache(&mut self, file: &file::File, routes: &[Route]) -> Cache {
+        let cache = Cache {
+            memory: file.cache.memory.unwrap_or(Size::mib(256)).0,
+        };
+        for (n, route) in routes.iter().enumerate() {
+            if let Some(own) = &route.cache
+                && own.max_object > cache.memory
+            {
+                let message = format!(
+                    "`max_object` of route `{}` is more than all of `cache.memory`",
+                    route.name
+                );
+                self.warn(at!["routes", n, "cache"], message);
+            }
+        }
+        cache
     }
 
     pub(super) fn unused(&mut self, pools: &[Pool], routes: &[file::Route]) {
