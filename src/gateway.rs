@@ -389,7 +389,7 @@ fn keeping(config: &Config, old: Option<&Gateway>, metrics: &Metrics) -> Option<
     }
     let kept = old.and_then(|old| old.cache.as_ref());
     let kept = kept.filter(|cache| cache.settings == config.cache);
-    let new = || Cache::new(config.cache.clone(), metrics.cache_tier("memory"));
+    let new = || Cache::new(config.cache.clone(), &|tier| metrics.cache_tier(tier));
     Some(kept.cloned().unwrap_or_else(new))
 }
 

@@ -2,6 +2,7 @@
 //! answered is passed on to the others piece by piece, as it comes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -31,6 +32,7 @@ pub(crate) struct Begun {
     pub(crate) headers: Headers,
     /// Of the body, if the server says it.
     pub(crate) length: Option<u64>,
+    pub(crate) age: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

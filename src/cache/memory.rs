@@ -22,6 +22,19 @@ pub(super) struct Memory {
 struct Kept {
     answers: LruCache<Key, Arc<Stored>>,
     bytes: u64,
+    told: u64,
+}
+
+impl Kept {
+    fn tell(&mut self, tier: &Tier) {
+        tier.tell(&mut self.told, self.bytes);
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 fn size(stored: &Stored) -> u64 {
@@ -36,6 +49,7 @@ impl Memory {
             kept: Mutex::new(Kept {
                 answers: LruCache::unbounded(),
                 bytes: 0,
+                told: 0,
             }),
             limit,
             tier,
@@ -72,7 +86,7 @@ impl Memory {
                 gone.push(oldest);
                 evicted += 1;
             }
-            self.tier.bytes.set(kept.bytes as i64);
+            kept.tell(&self.tier);
         }
         self.tier.evictions.inc_by(evicted);
         drop(gone);
@@ -83,7 +97,7 @@ impl Memory {
         let mut kept = self.kept();
         let all = std::mem::replace(&mut kept.answers, LruCache::unbounded());
         kept.bytes = 0;
-        self.tier.bytes.set(0);
+        kept.tell(&self.tier);
         drop(kept);
         all.len()
     }

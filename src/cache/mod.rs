@@ -2,8 +2,9 @@
 //!
 //! Says whether an answer is there, on its way, or to be fetched; it fetches nothing itself. What
 //! makes two requests the same stands in `key`, who waits for whom in `flight`, what is kept and
-//! what goes in `memory`.
+//! what goes in `memory`, and in `disk` for speech, which is worth it: others stay off disks.
 
+mod disk;
 mod flight;
 pub(crate) mod key;
 mod memory;
@@ -21,6 +22,7 @@ pub(crate) use flight::{Begun, First, Follower, Next};
 
 use crate::config;
 use crate::inspect::endpoint::Operation;
+use disk::Disk;
 use flight::Flight;
 use key::{Key, Question};
 use memory::Memory;
@@ -47,6 +49,19 @@ pub(crate) struct Stored {
     pub(crate) headers: Headers,
     pub(crate) body: Bytes,
     since: Instant,
+    /// How old it was then.
+    before: Duration,
+}
+
+/// On what terms answers are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// How old an answer may be.
+    pub(crate) ttl: Duration,
+    /// In bytes.
+    pub(crate) max_object: u64,
+    /// Also on disk, if there is one.
+    pub(crate) disk: bool,
 }
 
 /// What is counted of a place where answers are kept.
@@ -56,10 +71,19 @@ pub(crate) struct Tier {
     pub(crate) evictions: IntCounter,
 }
 
+impl Tier {
+    /// Counts by differences: after a reload another store may count there too.
+    fn tell(&self, told: &mut u64, bytes: u64) {
+        self.bytes.add(bytes as i64 - *told as i64);
+        *told = bytes;
+    }
+}
+
 /// All that is kept, and all that is on its way.
 pub(crate) struct Cache {
     pub(crate) settings: config::Cache,
     memory: Memory,
+    disk: Option<Disk>,
     flights: Mutex<HashMap<Key, Arc<Flight>>>,
     /// Grows each time all is forgotten: what was on its way then is not kept.
     generation: AtomicU64,
@@ -81,7 +105,7 @@ pub(crate) struct Lead {
     flight: Arc<Flight>,
     /// Others may find it.
     listed: bool,
-    max_object: u64,
+    terms: Terms,
     generation: u64,
     /// It takes pieces.
     begun: bool,
@@ -91,22 +115,37 @@ pub(crate) struct Lead {
 
 impl Stored {
     fn new(headers: Headers, body: Bytes) -> Self {
+        Self::aged(headers, body, Duration::ZERO)
+    }
+
+    fn aged(headers: Headers, body: Bytes, age: Duration) -> Self {
         Stored {
             headers,
             body,
             since: Instant::now(),
+            before: age,
         }
     }
 
     pub(crate) fn age(&self) -> Duration {
-        self.since.elapsed()
+        self.before.saturating_add(self.since.elapsed())
     }
 }
 
 impl Cache {
-    pub(crate) fn new(settings: config::Cache, memory: Tier) -> Arc<Self> {
+    /// Without its disk, if there should be one and it cannot be used: that is no reason not to
+    /// serve.
+    pub(crate) fn new(settings: config::Cache, tier: &dyn Fn(&str) -> Tier) -> Arc<Self> {
+        let disk = settings.disk.as_ref().and_then(|disk| {
+            let opened = Disk::open(disk, tier("disk"));
+            let path = disk.path.display();
+            opened
+                .inspect_err(|error| log::error!("no answers are kept in {path}: {error}"))
+                .ok()
+        });
         Arc::new(Cache {
-            memory: Memory::new(settings.memory, memory),
+            memory: Memory::new(settings.memory, tier("memory")),
+            disk,
             settings,
             flights: Mutex::default(),
             generation: AtomicU64::new(0),
@@ -117,9 +156,9 @@ impl Cache {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What there is that is younger than `ttl`.
-    pub(crate) fn look(self: &Arc<Self>, key: Key, ttl: Duration, max_object: u64) -> Found {
-        if let Some(stored) = self.fresh(&key, ttl) {
+    /// What there is in memory, or on its way.
+    pub(crate) fn look(self: &Arc<Self>, key: Key, terms: Terms) -> Found {
+        if let Some(stored) = self.fresh(&key, terms.ttl) {
             return Found::Hit(stored);
         }
         let mut flights = self.flights();
@@ -127,10 +166,10 @@ impl Cache {
             return Found::Follow(flight.join());
         }
         // who led may have come home in between
-        if let Some(stored) = self.fresh(&key, ttl) {
+        if let Some(stored) = self.fresh(&key, terms.ttl) {
             return Found::Hit(stored);
         }
-        let lead = self.lead(key, max_object, true);
+        let lead = self.lead(key, terms, true);
         flights.insert(key, lead.flight.clone());
         Found::Lead(Box::new(lead))
     }
@@ -141,38 +180,74 @@ impl Cache {
     }
 
     /// Asks for itself alone, whoever else does.
-    pub(crate) fn lead_alone(self: &Arc<Self>, key: Key, max_object: u64) -> Box<Lead> {
-        Box::new(self.lead(key, max_object, false))
+    pub(crate) fn lead_alone(self: &Arc<Self>, key: Key, terms: Terms) -> Box<Lead> {
+        Box::new(self.lead(key, terms, false))
     }
 
-    fn lead(self: &Arc<Self>, key: Key, max_object: u64, listed: bool) -> Lead {
+    fn lead(self: &Arc<Self>, key: Key, terms: Terms, listed: bool) -> Lead {
         Lead {
             cache: self.clone(),
             key,
             flight: Flight::new(),
             listed,
-            max_object,
+            terms,
             generation: self.generation.load(Relaxed),
             begun: false,
             keeps: true,
         }
     }
 
-    /// Forgets everything; says how many answers that were.
-    pub(crate) fn clear(&self) -> usize {
+    /// Forgets everything; says how many answers that were in memory and on disk. Takes the time
+    /// that disks take.
+    pub(crate) fn clear(&self) -> (usize, usize) {
         self.generation.fetch_add(1, Relaxed);
-        self.memory.clear()
+        let on_disk = self.disk.as_ref().map_or(0, Disk::clear);
+        (self.memory.clear(), on_disk)
     }
 }
 
 impl Lead {
+    /// Looks on disk, if an answer may be there; to be called where that holds up nobody.
+    pub(crate) fn look_on_disk(&self) -> Option<impl FnOnce() -> Option<Stored> + Send + 'static> {
+        let (cache, key, terms) = (self.cache.clone(), self.key, self.terms);
+        let looks = terms.disk && cache.disk.is_some();
+        looks.then_some(move || cache.disk.as_ref()?.read(key, terms.ttl, terms.max_object))
+    }
+
+    /// It was on disk, and is for all who wait.
+    pub(crate) fn found(mut self, stored: Stored) -> Arc<Stored> {
+        let stored = Arc::new(stored);
+        self.flight.begin(Begun {
+            headers: stored.headers.clone(),
+            length: Some(stored.body.len() as u64),
+            age: stored.age(),
+        });
+        self.flight.push(stored.body.clone());
+        self.flight.whole();
+        if self.is_of_now() {
+            self.cache.memory.put(self.key, stored.clone());
+        }
+        self.unlist();
+        stored
+    }
+
+    /// All was not forgotten meanwhile.
+    fn is_of_now(&self) -> bool {
+        self.generation == self.cache.generation.load(Relaxed)
+    }
+
     /// The answer has begun, and it may be kept if it does not grow too large.
     pub(crate) fn begin(&mut self, headers: Headers, length: Option<u64>) {
-        if length.is_some_and(|length| length > self.max_object) {
+        if length.is_some_and(|length| length > self.terms.max_object) {
             return self.refuse();
         }
         self.begun = true;
-        self.flight.begin(Begun { headers, length });
+        let age = Duration::ZERO;
+        self.flight.begin(Begun {
+            headers,
+            length,
+            age,
+        });
     }
 
     /// Takes the next piece of the answer.
@@ -181,7 +256,7 @@ impl Lead {
             return;
         }
         let length = self.flight.push(piece.clone());
-        if length as u64 > self.max_object {
+        if length as u64 > self.terms.max_object {
             if std::mem::take(&mut self.keeps) {
                 self.unlist();
             }
@@ -212,14 +287,17 @@ impl Lead {
             return;
         }
         self.flight.whole();
-        let still = self.generation == self.cache.generation.load(Relaxed);
         if self.keeps
-            && still
+            && self.is_of_now()
             && let Some(stored) = self.flight.stored()
             && !stored.body.is_empty()
             && sound(&stored)
         {
-            self.cache.memory.put(self.key, Arc::new(stored));
+            let stored = Arc::new(stored);
+            self.cache.memory.put(self.key, stored.clone());
+            if let (Some(disk), true) = (&self.cache.disk, self.terms.disk) {
+                disk.keep(self.key, stored);
+            }
         }
         // only now: whoever finds it neither here nor there asks again
         self.unlist();

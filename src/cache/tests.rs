@@ -2,18 +2,23 @@ use super::*;
 use crate::cache::key::{Caller, RouteKey};
 
 fn cache(memory: u64) -> Arc<Cache> {
-    let tier = Tier {
+    let tier = |_: &str| Tier {
         bytes: IntGauge::new("bytes", "-").unwrap(),
         evictions: IntCounter::new("evictions", "-").unwrap(),
     };
-    Cache::new(config::Cache { memory }, tier)
+    let settings = config::Cache { memory, disk: None };
+    Cache::new(settings, &tier)
 }
 
 const KEY: Key = Key([1; 32]);
-const DAY: Duration = Duration::from_secs(86_400);
+const TERMS: Terms = Terms {
+    ttl: Duration::from_secs(86_400),
+    max_object: 100,
+    disk: true,
+};
 
 fn lead(cache: &Arc<Cache>) -> Box<Lead> {
-    match cache.look(KEY, DAY, 100) {
+    match cache.look(KEY, TERMS) {
         Found::Lead(lead) => lead,
         Found::Hit(_) => panic!("a hit"),
         Found::Follow(_) => panic!("somebody leads"),
@@ -21,14 +26,14 @@ fn lead(cache: &Arc<Cache>) -> Box<Lead> {
 }
 
 fn follower(cache: &Arc<Cache>) -> Follower {
-    match cache.look(KEY, DAY, 100) {
+    match cache.look(KEY, TERMS) {
         Found::Follow(follower) => follower,
         _ => panic!("nobody leads"),
     }
 }
 
 fn hit(cache: &Arc<Cache>) -> Option<Arc<Stored>> {
-    match cache.look(KEY, DAY, 100) {
+    match cache.look(KEY, TERMS) {
         Found::Hit(stored) => Some(stored),
         _ => None,
     }
@@ -137,10 +142,11 @@ fn nothing_is_served_that_is_too_old_or_not_sound() {
     leader.begin(Vec::new(), None);
     leader.push(&piece("old"));
     leader.whole(|_| true);
-    assert!(matches!(
-        cache.look(KEY, Duration::ZERO, 100),
-        Found::Lead(_)
-    ));
+    let at_once = Terms {
+        ttl: Duration::ZERO,
+        ..TERMS
+    };
+    assert!(matches!(cache.look(KEY, at_once), Found::Lead(_)));
     assert!(hit(&cache).is_some());
 }
 

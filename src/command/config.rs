@@ -8,8 +8,8 @@ use crate::cli::OK;
 use crate::command::source;
 use crate::config::pattern::Pattern;
 use crate::config::{
-    self, AccessLog, Admin, Config, Cors, Fields, Health, Hedge, HedgeAfter, ListenerTls, Match,
-    Names, Pool, RetryOn, Route, RouteCache, Server, Timeouts, Tracing,
+    self, AccessLog, Admin, Cache, Config, Cors, Fields, Health, Hedge, HedgeAfter, ListenerTls,
+    Match, Names, Pool, RetryOn, Route, RouteCache, Server, Timeouts, Tracing,
 };
 use crate::unit::Span;
 
@@ -114,10 +114,7 @@ fn effective(config: &Config) -> Value {
             "routes",
             config.routes.iter().map(|r| route(config, r)).collect(),
         ),
-        (
-            "cache",
-            json!({ "memory": size(Some(config.cache.memory)) }),
-        ),
+        ("cache", kept(&config.cache)),
         (
             "limits",
             json!({
@@ -279,6 +276,16 @@ fn hedge(hedge: &Hedge) -> Value {
         "max_characters": hedge.max_characters,
         "max_body": format!("{}B", hedge.max_body),
     })
+}
+
+fn kept(cache: &Cache) -> Value {
+    let disk = cache.disk.as_ref().map(
+        |disk| json!({ "path": disk.path.display().to_string(), "size": size(Some(disk.size)) }),
+    );
+    object(vec![
+        ("memory", size(Some(cache.memory))),
+        ("disk", disk.unwrap_or_default()),
+    ])
 }
 
 fn cache(cache: &RouteCache) -> Value {

@@ -248,6 +248,16 @@ pub(crate) struct RouteCache {
 pub(crate) struct Cache {
     /// In bytes.
     pub(crate) memory: u64,
+    /// Where speech outlives the program.
+    pub(crate) disk: Option<Disk>,
+}
+
+/// A folder for answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Disk {
+    pub(crate) path: PathBuf,
+    /// In bytes.
+    pub(crate) size: u64,
 }
 
 /// When a second server is asked before the first has answered.

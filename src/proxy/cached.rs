@@ -18,7 +18,9 @@ use super::exchange::{Exchange, Stop};
 use super::relay::stopped;
 use super::side::{while_client_stays, within};
 use crate::cache::key::{Caller, Digest, Hasher, Key, Question, RouteKey};
-use crate::cache::{self, Begun, Cache, First, Follower, Found, Headers, Lead, Next, Stored, Wish};
+use crate::cache::{
+    self, Begun, Cache, First, Follower, Found, Headers, Lead, Next, Stored, Terms, Wish,
+};
 use crate::config::RouteCache;
 use crate::inspect::endpoint::Operation;
 use crate::inspect::{Body, Form};
@@ -102,11 +104,15 @@ pub(super) async fn served(
         Wish::Cached(Some(oldest)) => rule.ttl.min(oldest),
         _ => rule.ttl,
     };
+    let terms = Terms {
+        ttl,
+        max_object: rule.max_object,
+        disk: x.operation == Some(Operation::Speech),
+    };
     let asked = Asked {
         cache,
         key,
-        ttl,
-        rule,
+        terms,
         fresh: wish == Wish::Fresh,
     };
     let Some(lead) = asked.answer(edge, session, x, upload).await? else {
@@ -125,8 +131,7 @@ pub(super) async fn served(
 struct Asked<'a> {
     cache: &'a Arc<Cache>,
     key: Key,
-    ttl: std::time::Duration,
-    rule: RouteCache,
+    terms: Terms,
     /// Nothing old will do.
     fresh: bool,
 }
@@ -140,17 +145,17 @@ impl Asked<'_> {
         x: &mut Exchange,
         upload: &Upload,
     ) -> Result<Option<Box<Lead>>, Stop> {
-        let alone = || self.cache.lead_alone(self.key, self.rule.max_object);
+        let alone = || self.cache.lead_alone(self.key, self.terms);
         if self.fresh {
             return Ok(Some(alone()));
         }
         loop {
-            match self.cache.look(self.key, self.ttl, self.rule.max_object) {
+            match self.cache.look(self.key, self.terms) {
                 Found::Hit(stored) => {
                     hit(session, x, &stored).await?;
                     return Ok(None);
                 }
-                Found::Lead(lead) => return Ok(Some(lead)),
+                Found::Lead(lead) => return from_disk(session, x, lead).await,
                 Found::Follow(mut follower) => {
                     match first(edge, session, x, upload, &mut follower).await? {
                         First::Begun(begun) => {
@@ -163,6 +168,25 @@ impl Asked<'_> {
                 }
             }
         }
+    }
+}
+
+/// Answers with what is on disk, or gives the lead back.
+async fn from_disk(
+    session: &mut Session,
+    x: &mut Exchange,
+    lead: Box<Lead>,
+) -> Result<Option<Box<Lead>>, Stop> {
+    let Some(look) = lead.look_on_disk() else {
+        return Ok(Some(lead));
+    };
+    match tokio::task::spawn_blocking(look).await {
+        Ok(Some(stored)) => {
+            let stored = lead.found(stored);
+            hit(session, x, &stored).await?;
+            Ok(None)
+        }
+        _ => Ok(Some(lead)),
     }
 }
 
@@ -346,7 +370,13 @@ async fn follow(
     follower: &mut Follower,
 ) -> Result<(), Stop> {
     note(x, Cached::Coalesced);
-    let head = head(session, x, &begun.headers, 0, begun.length);
+    let head = head(
+        session,
+        x,
+        &begun.headers,
+        begun.age.as_secs(),
+        begun.length,
+    );
     let gone = |_| Stop::ClientGone;
     session
         .write_response_header(Box::new(head))

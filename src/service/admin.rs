@@ -138,13 +138,16 @@ impl Admin {
         (StatusCode::OK, format!("{message}; {left} in flight\n"))
     }
 
-    fn clear_cache(&self) -> (StatusCode, String) {
+    async fn clear_cache(&self) -> (StatusCode, String) {
         let snapshot = self.edge.snapshot();
         let Some(cache) = &snapshot.gateway.cache else {
             let none = "no route keeps answers\n".to_owned();
             return (StatusCode::NOT_FOUND, none);
         };
-        let message = format!("{} kept answers are forgotten", cache.clear());
+        let cache = cache.clone();
+        let cleared = tokio::task::spawn_blocking(move || cache.clear()).await;
+        let (memory, disk) = cleared.unwrap_or_default();
+        let message = format!("{memory} answers in memory and {disk} on disk are forgotten");
         log::info!("{message}");
         (StatusCode::OK, format!("{message}\n"))
     }
@@ -256,7 +259,7 @@ impl Admin {
             ("POST", path) if path.starts_with("/drain/") || path.starts_with("/undrain/") => {
                 text(self.drain(path, query))
             }
-            ("POST", CLEAR_CACHE) => text(self.clear_cache()),
+            ("POST", CLEAR_CACHE) => text(self.clear_cache().await),
             ("POST", path) if path.starts_with("/standins/") => {
                 text(self.stand_in(&path["/standins/".len()..]).await)
             }

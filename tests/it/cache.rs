@@ -614,7 +614,10 @@ fn an_operator_can_have_it_all_forgotten() {
             .unwrap();
         String::from_utf8(run.stdout).unwrap()
     };
-    assert_eq!(clear(&["cache", "clear"]), "1 kept answers are forgotten\n");
+    assert_eq!(
+        clear(&["cache", "clear"]),
+        "1 answers in memory and 0 on disk are forgotten\n"
+    );
     assert_eq!(
         told(&gateway.send(&say("hi"))),
         ("miss", "audio 1".to_owned())
@@ -638,4 +641,101 @@ fn what_does_not_fit_is_said() {
         String::from_utf8_lossy(&run.stderr).into_owned() + &String::from_utf8_lossy(&run.stdout);
     assert!(said.contains("nothing is kept for no time"), "{said}");
     assert!(said.contains("more than all of `cache.memory`"), "{said}");
+}
+
+/// A gateway that keeps speech in a folder of the test's.
+fn on_disk(server: &Server, folder: &std::path::Path) -> Gateway {
+    let disk = folder.join("cache").display().to_string();
+    let yaml = config(server, "cache: true");
+    Gateway::start(&format!(
+        "{yaml}cache: {{ disk: {{ path: '{disk}', size: 1MiB }} }}\n"
+    ))
+}
+
+/// The files of answers in a folder.
+fn kept_files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let inside = |folder: &std::path::Path| {
+        let found = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        found.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let folders = inside(&folder.join("cache"));
+    folders.iter().flat_map(|folder| inside(folder)).collect()
+}
+
+#[test]
+fn speech_on_disk_outlives_the_program_and_nothing_else_goes_there() {
+    let (server, folder) = (counting(), tempfile::tempdir().unwrap());
+    let first = on_disk(&server, folder.path());
+    let chat = Request::json("/v1/chat/completions", r#"{"model":"m","temperature":0}"#);
+    assert_eq!(told(&first.send(&chat)).1, "audio 0");
+    assert_eq!(told(&first.send(&say("hi"))).1, "audio 1");
+    eventually("it is written", || kept_files(folder.path()).len() == 1);
+    eventually("it is counted", || {
+        first.metric("trunkline_cache_bytes", &[("tier", "disk")]) > 0.0
+    });
+    drop(first);
+    let second = on_disk(&server, folder.path());
+    let other = say("hi").header("authorization", "Bearer other");
+    assert_eq!(told(&second.send(&other)), ("miss", "audio 2".to_owned()));
+    let answer = second.send(&say("hi"));
+    assert_eq!(told(&answer), ("hit", "audio 1".to_owned()));
+    assert_eq!(answer.header("content-type"), Some("audio/mpeg"));
+    assert_eq!(told(&second.send(&chat)), ("miss", "audio 3".to_owned()));
+    eventually("both are there", || kept_files(folder.path()).len() == 2);
+    let answer = Request::new("POST", "/cache/clear").send(second.admin);
+    assert_eq!(
+        answer.text(),
+        "3 answers in memory and 2 on disk are forgotten\n"
+    );
+    assert!(kept_files(folder.path()).is_empty());
+}
+
+#[test]
+fn a_file_that_was_cut_or_changed_is_no_answer() {
+    let (server, folder) = (counting(), tempfile::tempdir().unwrap());
+    for n in 0..2 {
+        let gateway = on_disk(&server, folder.path());
+        let expected = ("miss", format!("audio {n}"));
+        assert_eq!(told(&gateway.send(&say("hi"))), expected);
+        eventually("it is written", || kept_files(folder.path()).len() == 1);
+        drop(gateway);
+        let file = kept_files(folder.path()).remove(0);
+        let mut bytes = std::fs::read(&file).unwrap();
+        match n {
+            0 => drop(bytes.pop()),
+            _ => *bytes.last_mut().unwrap() ^= 1,
+        }
+        std::fs::write(&file, bytes).unwrap();
+    }
+    assert_eq!(
+        told(&on_disk(&server, folder.path()).send(&say("hi"))).0,
+        "miss"
+    );
+}
+
+#[test]
+fn the_disk_is_bounded_too() {
+    let server = Server::fake(|_, wire| {
+        wire.answer(200, &[("content-type", "audio/mpeg")], vec![0; 300_000]);
+        true
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = on_disk(&server, folder.path());
+    for text in ["1", "2", "3", "4", "5"] {
+        gateway.send(&say(text));
+    }
+    eventually("two had to go", || {
+        gateway.metric("trunkline_cache_evictions_total", &[("tier", "disk")]) == 2.0
+    });
+    assert_eq!(kept_files(folder.path()).len(), 3);
+}
+
+#[test]
+fn a_disk_that_cannot_be_used_costs_no_answer() {
+    let (server, folder) = (counting(), tempfile::tempdir().unwrap());
+    std::fs::write(folder.path().join("cache"), "no folder").unwrap();
+    let gateway = on_disk(&server, folder.path());
+    assert!(gateway.stderr().contains("no answers are kept in"));
+    assert_eq!(told(&gateway.send(&say("hi"))).0, "miss");
+    assert_eq!(told(&gateway.send(&say("hi"))).0, "hit");
 }

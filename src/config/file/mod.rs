@@ -475,6 +475,18 @@ pub(crate) struct RouteCache {
 pub(crate) struct Cache {
     /// Memory for answers; what was not asked for longest goes first. Default 256MiB.
     pub(crate) memory: Option<Size>,
+    /// Speech is kept on disk too, where it outlives the program. Default: in memory only.
+    pub(crate) disk: Option<Disk>,
+}
+
+/// A folder for answers.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Disk {
+    /// Required. The folder; it is made if need be, and should hold nothing else.
+    pub(crate) path: String,
+    /// What the answers there may take; what was not asked for longest goes first. Default 1GiB.
+    pub(crate) size: Option<Size>,
 }
 
 /// The conditions of a route.

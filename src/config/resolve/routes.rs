@@ -11,7 +11,7 @@ use super::super::problem::{Severity, did_you_mean};
 use super::super::tree;
 use super::super::tree::at;
 use super::super::{
-    Cache, Cost, Fields, Hedge, Match, Pool, PoolId, Retry, Route, RouteCache, Target, Zone,
+    Cache, Cost, Disk, Fields, Hedge, Match, Pool, PoolId, Retry, Route, RouteCache, Target, Zone,
 };
 use super::Resolver;
 use crate::unit::{Size, Span};
@@ -386,9 +386,17 @@ impl Resolver<'_> {
 
     /// What is kept has to fit somewhere.
     pub(super) fn cache(&mut self, file: &file::File, routes: &[Route]) -> Cache {
+        let disk = file.cache.disk.as_ref();
         let cache = Cache {
             memory: file.cache.memory.unwrap_or(Size::mib(256)).0,
+            disk: disk.map(|disk| Disk {
+                path: self.folder.join(&disk.path),
+                size: disk.size.unwrap_or(Size::mib(1024)).0,
+            }),
         };
+        if disk.is_some_and(|disk| disk.path.is_empty()) {
+            self.error(at!["cache", "disk", "path"], "`path` names no folder");
+        }
         for (n, route) in routes.iter().enumerate() {
             if let Some(own) = &route.cache
                 && own.max_object > cache.memory
