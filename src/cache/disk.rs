@@ -84,8 +84,8 @@ impl Disk {
         let read = read(&file(&self.folder, key), max_object);
         let order = match &read {
             Ok(stored) if stored.age() < ttl => Order::Touch(key),
-            // too old, or no answer
-            Ok(_) => Order::Remove(key),
+            // for this client; another one takes its place, if there is one
+            Ok(_) => return None,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
                 log::warn!("a kept answer cannot be read and is forgotten: {error}");

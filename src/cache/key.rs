@@ -32,11 +32,43 @@ pub(crate) enum Caller {
     Any,
 }
 
-/// Headers that may change an answer, other than speech. A list and not all of them: SDKs send
-/// their version and the number of the attempt.
-const TELLING: &[&str] = &["accept", "accept-encoding", "accept-language"];
-/// The same for whatever is asked for.
-const ALWAYS_TELLING: &[&str] = &["openai-beta"];
+/// Headers that change no answer: they are about the connection, the software or the one request,
+/// or they never reach a server. Each other one counts, as a server may heed it.
+const NEUTRAL: &[&str] = &[
+    "baggage",
+    "cache-control",
+    "connection",
+    "content-length",
+    "cookie",
+    "date",
+    "dnt",
+    "expect",
+    "forwarded",
+    "host",
+    "idempotency-key",
+    "keep-alive",
+    "pragma",
+    "priority",
+    "proxy-authorization",
+    "proxy-connection",
+    "referer",
+    "te",
+    "trailer",
+    "traceparent",
+    "tracestate",
+    "transfer-encoding",
+    "user-agent",
+    "via",
+    "x-amzn-trace-id",
+    "x-correlation-id",
+    "x-data-zone",
+    "x-real-ip",
+    "x-request-id",
+];
+/// The same by how they begin: OpenAI's SDKs, browsers, balancers.
+const NEUTRAL_STARTS: &[&str] = &["x-stainless-", "sec-", "x-forwarded-", "cf-"];
+/// Audio is not negotiated: its format stands in the body.
+const NEUTRAL_TO_SPEECH: &[&str] = &["accept", "accept-encoding", "accept-language"];
 
 /// Hashes parts, each with its length, so that no two lists of parts are one text.
 pub(crate) struct Hasher(Context);
@@ -160,6 +192,10 @@ pub(crate) struct Question<'a> {
     pub(crate) path: &'a str,
     pub(crate) query: Option<&'a str>,
     pub(crate) headers: &'a HeaderMap,
+    /// Headers that say who asks.
+    pub(crate) credentials: &'static [&'static str],
+    /// The body is a form, which says how it is written in its own type.
+    pub(crate) form: bool,
     /// Only pools at home may be asked.
     pub(crate) home: bool,
     /// Servers answer for themselves which pages may read what they say.
@@ -183,8 +219,12 @@ impl Question<'_> {
         });
         hasher.part(self.query.unwrap_or_default().as_bytes());
         hasher.part(&[u8::from(self.home)]);
-        for name in self.telling() {
+        let mut names: Vec<&str> = self.headers.keys().map(HeaderName::as_str).collect();
+        names.retain(|name| self.counts(name));
+        names.sort_unstable();
+        for name in names {
             let values = self.headers.get_all(name);
+            hasher.part(name.as_bytes());
             hasher.part(&(values.iter().count() as u64).to_le_bytes());
             for value in values {
                 hasher.part(value.as_bytes());
@@ -194,22 +234,27 @@ impl Question<'_> {
         Key(hasher.finish())
     }
 
-    fn telling(&self) -> impl Iterator<Item = &'static str> {
-        let most = match self.operation {
-            // audio is not negotiated: its format stands in the body
-            Operation::Speech => &[][..],
-            _ => TELLING,
-        };
-        let origin = self.origins.then_some("origin");
-        most.iter().chain(ALWAYS_TELLING).copied().chain(origin)
+    /// Whether a header makes another request of it; the name in lower case.
+    fn counts(&self, name: &str) -> bool {
+        let spoken = self.operation == Operation::Speech;
+        let neutral = NEUTRAL.contains(&name)
+            || NEUTRAL_STARTS.iter().any(|start| name.starts_with(start))
+            || self.credentials.contains(&name)
+            || (spoken && NEUTRAL_TO_SPEECH.contains(&name))
+            || (self.form && name == "content-type")
+            || (!self.origins && name == "origin");
+        !neutral
     }
 
-    /// Whether an answer that varies by this header can be told apart by the key.
+    /// Whether answers that vary by this header are told apart by the key.
     pub(crate) fn tells(&self, name: &str) -> bool {
-        let known = |told: HeaderName| told.as_str().eq_ignore_ascii_case(name);
-        self.telling().any(|told| known(HeaderName::from_static(told)))
-            // the listener's own answer to that is not kept
-            || name.eq_ignore_ascii_case("origin")
+        let name = name.to_ascii_lowercase();
+        let whose = self.credentials.contains(&name.as_str());
+        match whose {
+            true => self.caller != Caller::Any,
+            // what a listener says of that itself is not kept
+            false => name != "*" && (self.counts(&name) || name == "origin"),
+        }
     }
 }
 

@@ -172,6 +172,8 @@ fn kept(operation: Operation, answer: &[(&'static str, &'static str)]) -> Option
         path: "/",
         query: None,
         headers: &HeaderMap::new(),
+        credentials: &["authorization"],
+        form: false,
         home: false,
         origins: false,
     };
@@ -198,7 +200,8 @@ fn what_a_server_forbids_or_says_to_one_alone_is_not_kept() {
         ("cache-control", "max-age=5, No-Store"),
         ("cache-control", "private=\"x\""),
         ("vary", "*"),
-        ("vary", "x-user"),
+        ("vary", "user-agent"),
+        ("vary", "Authorization"),
         ("content-type", "application/json"),
         ("content-type", "text/html"),
         ("content-encoding", "gzip"),

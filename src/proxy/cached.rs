@@ -36,6 +36,7 @@ const LARGEST_JSON: u64 = 1024 * 1024;
 pub(super) struct Keeping {
     lead: Box<Lead>,
     route: RouteKey,
+    shared: bool,
     headers: HeaderMap,
 }
 
@@ -69,6 +70,8 @@ fn question<'a>(
         path: &x.record.path,
         query,
         headers,
+        credentials: CREDENTIALS,
+        form: operation.hears(),
         home: x.home,
         origins: !x.cors,
     }
@@ -122,6 +125,7 @@ pub(super) async fn served(
     x.lead = Some(Box::new(Keeping {
         lead,
         route: own.clone(),
+        shared: rule.shared,
         headers: session.req_header().headers.clone(),
     }));
     Ok(false)
@@ -437,7 +441,8 @@ pub(super) fn begin(x: &mut Exchange, answer: &Answer, head: &ResponseHeader) {
         answer.first.is_some() && framed && answer.status() == 200,
     ) {
         (Some(operation), true) => {
-            let question = question(x, &keeping.route, operation, true, None, &keeping.headers);
+            let (route, headers) = (&keeping.route, &keeping.headers);
+            let question = question(x, route, operation, keeping.shared, None, headers);
             // what a server forbids stands in its own head, what is kept in ours
             cache::may_be_kept(theirs, &question).then(|| cache::kept_headers(&head.headers))
         }

@@ -189,13 +189,13 @@ async fn pass_on(
         // asked before the piece goes out: behind the last one the client may send its next
         // request, which nobody must read here
         let done = next.is_none() || answer.is_over();
-        // who reads along is not to suffer from a client that leaves
-        if client.is_err() && !cached::is_followed(x) {
-            return client;
-        }
         if let Some(piece) = &next {
             cached::push(x, piece);
-            x.record.bytes_out += piece.len() as u64;
+            x.record.bytes_out += if client.is_ok() {
+                piece.len() as u64
+            } else {
+                0
+            };
             passing.tail.push(piece);
             if let Some(audio) = &mut passing.audio {
                 audio.feed(piece);
@@ -208,6 +208,10 @@ async fn pass_on(
         }
         if done {
             cached::whole(x);
+            return client;
+        }
+        // who reads along is not to suffer from a client that leaves
+        if client.is_err() && !cached::is_followed(x) {
             return client;
         }
         next = next_piece(edge, session, x, answer, received, upload).await?;

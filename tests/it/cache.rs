@@ -117,7 +117,7 @@ fn two_callers_never_see_each_others_answers() {
         ("authorization", "Bearer SK-A"),
         ("x-api-key", "sk-a"),
         ("api-key", "sk-a"),
-        ("x-other", "nothing is shown"),
+        ("user-agent", "nothing is shown"),
     ] {
         let request = say("hi").header(name, value);
         let answer = gateway.send(&request);
@@ -217,7 +217,7 @@ fn what_is_no_good_answer_is_never_kept() {
             "cookie" => wire.answer(200, &[audio, ("set-cookie", "a=b")], "x"),
             "no-store" => wire.answer(200, &[audio, ("cache-control", "no-store")], "x"),
             "private" => wire.answer(200, &[audio, ("cache-control", "private, max-age=60")], "x"),
-            "vary" => wire.answer(200, &[audio, ("vary", "x-user")], "x"),
+            "vary" => wire.answer(200, &[audio, ("vary", "user-agent")], "x"),
             "json" => wire.answer(200, &[("content-type", "application/json")], r#"{"a":1}"#),
             "short" => {
                 wire.raw("HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ncontent-length: 100\r\n\r\nshort");
@@ -570,7 +570,8 @@ fn a_client_of_http2_gets_the_same_answer() {
     assert_eq!(told(&gateway.send(&say("hi"))).0, "miss");
     let client = crate::support::Http2::plain(gateway.address);
     let body = br#"{"model":"tts-1","voice":"nova","input":"hi"}"#;
-    let answer = client.ask("POST", "/v1/audio/speech", &[], body);
+    let json = [("content-type", "application/json")];
+    let answer = client.ask("POST", "/v1/audio/speech", &json, body);
     assert_eq!(told(&answer), ("hit", "audio 0".to_owned()));
 }
 

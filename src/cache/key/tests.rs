@@ -173,6 +173,8 @@ fn question<'a>(route: &'a RouteKey, headers: &'a HeaderMap, caller: Caller) -> 
         path: "/v1/embeddings",
         query: None,
         headers,
+        credentials: &["authorization"],
+        form: false,
         home: false,
         origins: false,
     }
@@ -243,4 +245,46 @@ fn forms_are_the_same_by_what_their_parts_hold() {
         form(&[("g[]", 2), ("g[]", 1)])
     );
     assert_ne!(form(&[("g[]", 1)]), form(&[("g[]", 1), ("g[]", 1)]));
+}
+
+#[test]
+fn a_header_that_a_server_may_heed_makes_another_key() {
+    let plain = route("", "");
+    let key = |name: &'static str, value: &'static str, operation| {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        let question = Question {
+            operation,
+            ..question(&plain, &headers, Caller::Any)
+        };
+        question.key([0; 32])
+    };
+    for operation in [Operation::Speech, Operation::Embedding] {
+        let one = key("user-agent", "curl", operation);
+        for (name, value) in [
+            ("user-agent", "OpenAI/Python 2.0"),
+            ("x-stainless-retry-count", "1"),
+            ("x-request-id", "1"),
+            ("authorization", "the caller is told elsewhere"),
+            ("content-length", "5"),
+        ] {
+            assert_eq!(key(name, value, operation), one, "{name}");
+        }
+        for name in ["x-raw-response", "openai-beta", "content-type"] {
+            assert_ne!(key(name, "1", operation), one, "{name}");
+            assert_ne!(
+                key(name, "1", operation),
+                key(name, "2", operation),
+                "{name}"
+            );
+        }
+    }
+    assert_eq!(
+        key("accept", "a", Operation::Speech),
+        key("accept", "b", Operation::Speech)
+    );
+    assert_ne!(
+        key("accept", "a", Operation::Chat),
+        key("accept", "b", Operation::Chat)
+    );
 }
