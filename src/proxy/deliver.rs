@@ -201,13 +201,16 @@ async fn pass_on(
                 audio.feed(piece);
             }
         }
+        // who has all of it and asks again finds it kept
+        if done {
+            cached::whole(x);
+        }
         if client.is_ok() {
             let piece = next.take().unwrap_or_default();
             let written = session.write_response_body(piece, done).await;
             client = written.map_err(|_| Cut::Client);
         }
         if done {
-            cached::whole(x);
             return client;
         }
         // who reads along is not to suffer from a client that leaves
