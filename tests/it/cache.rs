@@ -153,6 +153,9 @@ fn a_shared_answer_serves_every_caller() {
         let expected = if n == 0 { "miss" } else { "hit" };
         assert_eq!(told(&answer), (expected, "audio 0".to_owned()));
     }
+    // what another one makes of it with a header of the server's own is not for all
+    let odd = gateway.send(&say("hi").header("x-raw-response", "1"));
+    assert_eq!(told(&odd), ("miss", "audio 1".to_owned()));
 }
 
 #[test]
