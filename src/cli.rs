@@ -96,6 +96,9 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// What the running program keeps of its servers' answers.
+    #[command(subcommand)]
+    Cache(Cache),
     /// Show pools and servers of the running program; exit 3 if it does not run.
     Status {
         /// How it is printed.
@@ -272,6 +275,12 @@ enum Config {
     Reference,
 }
 
+#[derive(Debug, Subcommand)]
+enum Cache {
+    /// Forget all answers that are kept.
+    Clear(Remote),
+}
+
 /// How a running program is found.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Remote {
@@ -359,6 +368,7 @@ pub(crate) fn main() -> ExitCode {
             remote,
         }) => command::remote::drain(&remote, &server, time.as_deref()),
         Some(Command::Undrain { server, remote }) => command::remote::undrain(&remote, &server),
+        Some(Command::Cache(Cache::Clear(remote))) => command::remote::clear_cache(&remote),
         Some(Command::Status { format, remote }) => command::remote::status(&remote, format),
         Some(Command::Config(Config::Reference)) => command::reference::run(),
         Some(Command::Healthcheck(check)) => command::healthcheck::run(&check),

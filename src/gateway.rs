@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use crate::cache::Cache;
+use crate::cache::key::RouteKey;
 use crate::catalogue::Catalogue;
 use crate::config::kind::Dialect;
 use crate::config::{self, Config, PoolId, Zone};
@@ -39,6 +41,10 @@ pub(crate) struct Gateway {
     pub(crate) pool_metrics: Vec<PoolMetrics>,
     /// What may be asked for by name.
     catalogue: ArcSwap<Catalogue>,
+    /// `None` if no route keeps answers.
+    pub(crate) cache: Option<Arc<Cache>>,
+    /// In the order of the routes.
+    cache_keys: Vec<Option<RouteKey>>,
 }
 
 impl Gateway {
@@ -85,6 +91,12 @@ impl Gateway {
             unrouted: metrics.unrouted(),
             pool_metrics: pools.iter().map(|pool| metrics.pool(pool)).collect(),
             catalogue: ArcSwap::from_pointee(Catalogue::new(&config, &pools, now)),
+            cache: keeping(&config, old, metrics),
+            cache_keys: config
+                .routes
+                .iter()
+                .map(|route| route.cache.map(|_| RouteKey::new(&config, route)))
+                .collect(),
             pools,
             config,
         }
@@ -96,6 +108,11 @@ impl Gateway {
 
     pub(crate) fn budget(&self, route: usize) -> Option<&Budget> {
         self.budgets[route].as_ref()
+    }
+
+    /// What answers of a route are kept by, if it keeps them.
+    pub(crate) fn cache_key(&self, route: usize) -> Option<&RouteKey> {
+        self.cache_keys[route].as_ref()
     }
 
     pub(crate) fn pool(&self, id: PoolId) -> &Arc<Pool> {
@@ -143,7 +160,8 @@ impl Gateway {
     pub(crate) fn rewrites(&self, route: usize, operation: Option<Operation>) -> bool {
         let route = &self.config.routes[route];
         let speech = operation == Some(Operation::Speech);
-        if speech && route.hedge.is_some() {
+        let keeps = route.cache.is_some() && operation.is_some_and(Operation::may_be_kept);
+        if keeps || (speech && route.hedge.is_some()) {
             return true;
         }
         route.targets.iter().any(|target| {
@@ -399,6 +417,17 @@ impl Gateway {
             })
             .collect()
     }
+}
+
+/// Where answers are kept: as before, with all that is there, if the settings are.
+fn keeping(config: &Config, old: Option<&Gateway>, metrics: &Metrics) -> Option<Arc<Cache>> {
+    if config.routes.iter().all(|route| route.cache.is_none()) {
+        return None;
+    }
+    let kept = old.and_then(|old| old.cache.as_ref());
+    let kept = kept.filter(|cache| cache.settings == config.cache);
+    let new = || Cache::new(config.cache.clone(), &|tier| metrics.cache_tier(tier));
+    Some(kept.cloned().unwrap_or_else(new))
 }
 
 fn server_status(pool: &Pool, metrics: &PoolMetrics, now: Instant) -> Vec<ServerStatus> {

@@ -8,6 +8,7 @@
 //! | admit | `proxy` (`admit`, `access`), `keyring`, `limit` | who asks, for what path, in one normal form, and how much of it they may | ambiguous path, loop, preflight, no good key, limit reached |
 //! | understand | `inspect` | model, voice and other fields, if some route asks for them | body can't be read |
 //! | route | `route` | the first written route that matches | none does |
+//! | remember | `cache`, `proxy::cached` | where the route keeps answers: is there one, or one on its way | it is there |
 //! | plan | `plan`, `pool` | which server is next: pools in order, servers in turn, backups last | nobody available |
 //! | wait | `proxy::line` | for a slot of a busy server, or for a model that is being loaded | line full or too slow |
 //! | peer | `proxy::peer` | the server becomes an address with TLS and limits | |
@@ -30,11 +31,12 @@
 //! admin endpoints, stand-ins. `command` is what can be typed.
 //!
 //! Imports point down the rows of `tests/it/layers.rs`. Pingora, tokio and the clock start at
-//! `proxy` and `service`; below, only `pool` knows one Pingora crate and a channel of tokio's.
+//! `proxy` and `service`; below, only `pool` knows one Pingora crate, and with `cache` a channel of tokio's.
 //! Everything is private, so that code nobody calls is reported.
 
 #![forbid(unsafe_code)]
 
+mod cache;
 mod catalogue;
 mod cli;
 mod command;

@@ -531,15 +531,12 @@ mod tests {
         ];
         for reply in all {
             let error = &parsed(&reply)["error"];
-            let server = reply.status.is_server_error();
-            assert_eq!(
-                error["type"],
-                if server {
-                    "server_error"
-                } else {
-                    "invalid_request_error"
-                }
-            );
+            let kind = match reply.status.as_u16() {
+                500.. => "server_error",
+                429 => "rate_limit_error",
+                _ => "invalid_request_error",
+            };
+            assert_eq!(error["type"], kind);
             assert_eq!(error["code"], reply.code);
             assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()));
             assert!(error.get("param").is_some());

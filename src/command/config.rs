@@ -8,8 +8,9 @@ use crate::cli::OK;
 use crate::command::source;
 use crate::config::pattern::Pattern;
 use crate::config::{
-    self, AccessLog, Admin, Config, Cors, Fields, Health, Hedge, HedgeAfter, Key, ListenerTls,
-    Match, Names, Pool, Price, Quota, RetryOn, Route, Server, Timeouts, Tracing,
+    self, AccessLog, Admin, Cache, Config, Cors, Fields, Health, Hedge, HedgeAfter, Key,
+    ListenerTls, Match, Names, Pool, Price, Quota, RetryOn, Route, RouteCache, Server, Timeouts,
+    Tracing,
 };
 use crate::unit::Span;
 
@@ -171,6 +172,7 @@ fn effective(config: &Config) -> Value {
                 .into(),
         ),
         ("unknown_model", rest.into()),
+        ("cache", kept(&config.cache)),
         (
             "limits",
             json!({
@@ -340,6 +342,25 @@ fn hedge(hedge: &Hedge) -> Value {
     })
 }
 
+fn kept(cache: &Cache) -> Value {
+    let disk = cache.disk.as_ref().map(
+        |disk| json!({ "path": disk.path.display().to_string(), "size": size(Some(disk.size)) }),
+    );
+    object(vec![
+        ("memory", size(Some(cache.memory))),
+        ("disk", disk.unwrap_or_default()),
+    ])
+}
+
+fn cache(cache: &RouteCache) -> Value {
+    json!({
+        "ttl": span(Some(cache.ttl)),
+        "max_object": size(Some(cache.max_object)),
+        "shared": cache.shared,
+        "chat": cache.chat,
+    })
+}
+
 fn server(server: &Server) -> Value {
     object(vec![
         ("url", server.url.to_string().into()),
@@ -467,5 +488,6 @@ fn route(config: &Config, route: &Route) -> Value {
         ("priority", json!(route.priority)),
         ("zone", json!(route.zone)),
         ("hedge", route.hedge.as_ref().map_or(Value::Null, hedge)),
+        ("cache", route.cache.as_ref().map_or(Value::Null, cache)),
     ])
 }

@@ -1,5 +1,5 @@
 //! Commands that talk to a running program through its admin listener: `reload`, `upgrade`, `drain`,
-//! `undrain`, `log-level`, `status`.
+//! `undrain`, `log-level`, `cache`, `status`.
 
 use std::time::Duration;
 
@@ -65,6 +65,11 @@ pub(crate) fn drain(remote: &Remote, server: &str, time: Option<&str>) -> u8 {
 /// `trunkline undrain POOL/SERVER`
 pub(crate) fn undrain(remote: &Remote, server: &str) -> u8 {
     order(remote, &format!("/undrain/{server}"), PATIENCE)
+}
+
+/// `trunkline cache clear`
+pub(crate) fn clear_cache(remote: &Remote) -> u8 {
+    order(remote, "/cache/clear", PATIENCE)
 }
 
 /// The status of the running program.

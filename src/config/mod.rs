@@ -58,6 +58,7 @@ pub(crate) struct Config {
     pub(crate) prices: Vec<(Pattern, Price)>,
     /// Where it is kept what keys have spent, if some have budgets.
     pub(crate) budget_file: Option<PathBuf>,
+    pub(crate) cache: Cache,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) shutdown: Shutdown,
@@ -241,6 +242,36 @@ pub(crate) struct Route {
     /// No pool outside of this zone is asked.
     pub(crate) zone: Option<Zone>,
     pub(crate) hedge: Option<Hedge>,
+    pub(crate) cache: Option<RouteCache>,
+}
+
+/// Which answers of a route are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RouteCache {
+    pub(crate) ttl: Duration,
+    /// In bytes.
+    pub(crate) max_object: u64,
+    /// Whatever the caller's key.
+    pub(crate) shared: bool,
+    /// Chat whatever its temperature.
+    pub(crate) chat: bool,
+}
+
+/// Where answers are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cache {
+    /// In bytes.
+    pub(crate) memory: u64,
+    /// Where speech outlives the program.
+    pub(crate) disk: Option<Disk>,
+}
+
+/// A folder for answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Disk {
+    pub(crate) path: PathBuf,
+    /// In bytes.
+    pub(crate) size: u64,
 }
 
 /// When a second server is asked before the first has answered.
@@ -417,7 +448,6 @@ pub(crate) fn schema() -> Value {
 /// A hint for keys that the format will have, so that nobody looks for a typing error.
 fn later(key: &str) -> Option<&'static str> {
     const LATER: &[&str] = &[
-        "cache",
         "connections_per_ip",
         "min_rate",
         "memory",

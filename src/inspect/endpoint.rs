@@ -130,6 +130,12 @@ impl Operation {
         matches!(self, Operation::Transcription | Operation::Translation)
     }
 
+    /// Whether the same question has the same answer, as far as its endpoint tells.
+    pub(crate) fn may_be_kept(self) -> bool {
+        use Operation::{Chat, Completion, Embedding, Speech};
+        self.hears() || matches!(self, Chat | Completion | Embedding | Speech)
+    }
+
     /// Whether a good answer always has a body, so that an empty one is a failure.
     pub(crate) fn always_answers(self) -> bool {
         !matches!(self, Operation::Other | Operation::Realtime)

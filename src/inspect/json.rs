@@ -149,6 +149,7 @@ impl Scanner {
         Ok(Body {
             form: Form::Json,
             fields: self.fields,
+            repeated: Vec::new(),
             insert_at: self.insert_at,
             file: None,
         })

@@ -70,6 +70,8 @@ pub(crate) enum Form {
 pub(crate) struct Body {
     pub(crate) form: Form,
     pub(crate) fields: Vec<Field>,
+    /// Those of a form that may come several times, such as `timestamp_granularities[]`.
+    pub(crate) repeated: Vec<Field>,
     /// Where another field can be put in: before the closing brace, or before the first part.
     pub(crate) insert_at: u64,
     /// Where the data of the first file of a form stands.
@@ -89,6 +91,7 @@ impl Body {
                 is_true: false,
                 shape: Shape::Text,
             }],
+            repeated: Vec::new(),
             insert_at: 0,
             file: None,
         }

@@ -106,6 +106,7 @@ pub(crate) struct Scanner {
     /// The value, while it is a short text.
     kept: Option<Vec<u8>>,
     fields: Vec<Field>,
+    repeated: Vec<Field>,
     file: Option<std::ops::Range<u64>>,
 }
 
@@ -125,6 +126,7 @@ impl Scanner {
             value_start: 0,
             kept: None,
             fields: Vec::new(),
+            repeated: Vec::new(),
             file: None,
         }
     }
@@ -156,6 +158,7 @@ impl Scanner {
                 boundary: self.boundary,
             },
             fields: self.fields,
+            repeated: self.repeated,
             insert_at: 0,
             file: self.file,
         })
@@ -267,7 +270,7 @@ impl Scanner {
     }
 
     fn part_ends(&mut self, end: u64) -> Result<(), BodyError> {
-        if self.fields.len() == MAX_FIELDS {
+        if self.fields.len() + self.repeated.len() == MAX_FIELDS {
             return Err(self.wrong("the form has more than 1024 parts", end));
         }
         let text = self.kept.take().and_then(|mut bytes| {
@@ -287,16 +290,18 @@ impl Scanner {
         if self.is_file && self.file.is_none() {
             self.file = Some(self.value_start..end);
         }
-        if !repeats {
-            self.fields.push(Field {
-                name,
-                value: self.value_start..end,
-                whole,
-                text,
-                is_true: false,
-                shape: Shape::Text,
-            });
-        }
+        let fields = match repeats {
+            true => &mut self.repeated,
+            false => &mut self.fields,
+        };
+        fields.push(Field {
+            name,
+            value: self.value_start..end,
+            whole,
+            text,
+            is_true: false,
+            shape: Shape::Text,
+        });
         self.state = State::Behind;
         Ok(())
     }

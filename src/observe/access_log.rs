@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::record::Record;
+use super::record::{Cached, Record};
 use crate::config::{AccessLog as Target, Format};
 use crate::unit::{TraceContext, printable};
 
@@ -203,6 +203,8 @@ struct JsonLine<'a> {
     server: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     local: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<&'a str>,
     attempts: Vec<String>,
     operation: Option<&'a str>,
     model: Option<&'a str>,
@@ -257,6 +259,7 @@ fn json_line(record: &Record) -> String {
         pool: record.server.as_ref().map(|(pool, _)| pool.as_str()),
         server: record.server.as_ref().map(|(_, server)| server.as_str()),
         local: record.local,
+        cache: record.cache.map(Cached::label),
         attempts: record.attempts.iter().map(ToString::to_string).collect(),
         operation: record.operation,
         model: record.model.as_deref(),
@@ -287,6 +290,7 @@ fn json_line(record: &Record) -> String {
 fn text_line(record: &Record) -> String {
     let backend = match &record.server {
         Some((pool, server)) => format!("{pool}/{server}"),
+        None if record.cache.is_some() && record.local.is_none() => "cache".to_owned(),
         None => "local".to_owned(),
     };
     let mut line = format!(

@@ -13,8 +13,9 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::record::Termination;
+use super::record::{Cached, Termination};
 use super::status::{LastReload, RouteCounts, ServerCounts};
+use crate::cache;
 use crate::config::{Config, Cost, Route, Server, Zone};
 use crate::inspect::endpoint::Operation;
 use crate::plan::Outcome;
@@ -114,6 +115,9 @@ pub(crate) struct Metrics {
     hedges: IntCounterVec,
     budget_left: IntGaugeVec,
     voice_mappings: IntCounterVec,
+    cache_requests: IntCounterVec,
+    cache_bytes: IntGaugeVec,
+    cache_evictions: IntCounterVec,
     audio_seconds: prometheus::CounterVec,
     real_time_factor: HistogramVec,
     checks: IntCounterVec,
@@ -151,6 +155,8 @@ pub(crate) struct RouteMetrics {
     pub(crate) budget_exhausted: IntCounter,
     pub(crate) hedges_started: IntCounter,
     pub(crate) hedges_won: IntCounter,
+    /// In the order of [`Cached::ALL`]; empty if the route keeps no answers.
+    cached: Vec<IntCounter>,
     /// Present if the route has a budget.
     budget_left: Option<IntGauge>,
     pub(crate) tokens_in: IntCounter,
@@ -354,6 +360,9 @@ impl Metrics {
             hedges: make.counter("hedges_total", "Second attempts beside one that took long, and those whose answer came first.", &["route", "result"]),
             budget_left: make.gauge("retry_budget_left", "Retries that a route's budget has left now.", &["route"]),
             voice_mappings: make.counter("voice_mappings_total", "Requests that were sent with another voice than they asked for, by the voice they got.", &["pool", "voice"]),
+            cache_requests: make.counter("cache_requests_total", "Requests on routes that keep answers: hit, miss, coalesced (somebody was asking the same already) and bypass (not to be kept).", &["route", "result"]),
+            cache_bytes: make.gauge("cache_bytes", "Bytes that kept answers take.", &["tier"]),
+            cache_evictions: make.counter("cache_evictions_total", "Kept answers that made room for others.", &["tier"]),
             audio_seconds: make.register(prometheus::CounterVec::new(Opts::new("trunkline_audio_seconds_total", "Seconds of audio transcribed (in) and spoken (out), where its header tells."), &["route", "direction"])),
             real_time_factor: make.histogram("real_time_factor", "Duration of a request for each second of its audio: below 1 is faster than it plays.", &["route", "operation"], RTF),
             checks: make.counter("health_checks_total", "Health probes by result.", &["pool", "server", "result"]),
@@ -467,6 +476,11 @@ impl Metrics {
             budget_exhausted: self.budget_exhausted.with_label_values(&[name]),
             hedges_started: self.hedges.with_label_values(&[name, "started"]),
             hedges_won: self.hedges.with_label_values(&[name, "won"]),
+            cached: Cached::ALL
+                .iter()
+                .filter(|_| route.cache.is_some())
+                .map(|c| self.cache_requests.with_label_values(&[name, c.label()]))
+                .collect(),
             budget_left: route
                 .retry
                 .budget
@@ -501,6 +515,14 @@ impl Metrics {
         }
     }
 
+    /// What is counted of a place where answers are kept.
+    pub(crate) fn cache_tier(&self, tier: &str) -> cache::Tier {
+        cache::Tier {
+            bytes: self.cache_bytes.with_label_values(&[tier]),
+            evictions: self.cache_evictions.with_label_values(&[tier]),
+        }
+    }
+
     /// The handles for requests that found no route.
     pub(crate) fn unrouted(&self) -> RouteMetrics {
         let none = Route {
@@ -519,6 +541,7 @@ impl Metrics {
             priority: crate::config::Priority::default(),
             zone: None,
             hedge: None,
+            cache: None,
         };
         let empty = Config {
             listeners: Vec::new(),
@@ -528,6 +551,7 @@ impl Metrics {
             keys: Vec::new(),
             prices: Vec::new(),
             budget_file: None,
+            cache: crate::config::Cache::default(),
             limits: crate::config::Limits::default(),
             log: crate::config::Log::default(),
             shutdown: crate::config::Shutdown::default(),
@@ -744,6 +768,13 @@ impl RouteMetrics {
             .position(|t| *t == how)
             .expect("ALL has every termination");
         self.terminations[n].inc();
+    }
+
+    pub(crate) fn cached(&self, result: Cached) {
+        let n = Cached::ALL.iter().position(|c| *c == result);
+        if let Some(counter) = n.and_then(|n| self.cached.get(n)) {
+            counter.inc();
+        }
     }
 
     pub(crate) fn first(&self, operation: Operation, seconds: f64) {

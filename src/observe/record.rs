@@ -46,6 +46,31 @@ impl Termination {
     }
 }
 
+/// What the cache had for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cached {
+    Hit,
+    Miss,
+    /// Somebody was asking the same already.
+    Coalesced,
+    /// It was not asked, or its answer may not be kept.
+    Bypass,
+}
+
+impl Cached {
+    pub(crate) const ALL: &'static [Cached] =
+        &[Cached::Hit, Cached::Miss, Cached::Coalesced, Cached::Bypass];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Cached::Hit => "hit",
+            Cached::Miss => "miss",
+            Cached::Coalesced => "coalesced",
+            Cached::Bypass => "bypass",
+        }
+    }
+}
+
 /// One try of one server, as it is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AttemptNote {
@@ -92,6 +117,8 @@ pub(crate) struct Record {
     pub(crate) server: Option<(String, String)>,
     /// The code of a local reply.
     pub(crate) local: Option<&'static str>,
+    /// What the cache had, if the route keeps answers.
+    pub(crate) cache: Option<Cached>,
     /// 0 if none was sent.
     pub(crate) status: u16,
     pub(crate) termination: Termination,

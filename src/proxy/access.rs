@@ -16,6 +16,7 @@ use crate::inspect::endpoint::Operation;
 use crate::keyring::Denied;
 use crate::limit::{self, Exceeded, Meter, Pass, Unit};
 use crate::observe::metrics::Metrics;
+use crate::observe::record::{Cached, Record};
 use crate::reply;
 
 /// Bytes of text that make a token, about (OpenAI's help pages, "What are tokens").
@@ -318,7 +319,7 @@ impl Exchange {
     fn spend(&self) {
         let gateway = &self.snapshot.gateway;
         let record = &self.record;
-        let answered = record.local.is_none() && (200..300).contains(&record.status);
+        let answered = was_served(record);
         let key = self.key.map(|key| &gateway.config.keys[key]);
         let Some(key) = key.filter(|key| key.budget.is_some() && answered) else {
             return;
@@ -355,8 +356,7 @@ impl Exchange {
 
     fn used(&self, unit: Unit, reserved: u64) -> u64 {
         let record = &self.record;
-        // what nobody answered cost nothing but its bytes
-        let answered = record.local.is_none() && (200..300).contains(&record.status);
+        let answered = was_served(record);
         match unit {
             Unit::Bytes => record.bytes_in,
             Unit::Tokens if !answered => 0,
@@ -369,6 +369,12 @@ impl Exchange {
             _ => reserved,
         }
     }
+}
+
+/// Whether a server worked for it: what was refused, failed or kept costs nothing but its bytes.
+fn was_served(record: &Record) -> bool {
+    let kept = matches!(record.cache, Some(Cached::Hit | Cached::Coalesced));
+    record.local.is_none() && !kept && (200..300).contains(&record.status)
 }
 
 /// As Go prints a duration, which is what OpenAI sends and SDKs read: `20ms`, `1s`, `6m0s`.

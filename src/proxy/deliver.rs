@@ -17,7 +17,7 @@ use super::exchange::{Exchange, Stop};
 use super::leg::Failed;
 use super::relay::Ground;
 use super::side::{Bound, earliest, while_client_stays, within};
-use super::{Edge, outcome};
+use super::{Edge, cached, outcome};
 use crate::dialect::Broken;
 use crate::inspect::Body;
 use crate::inspect::audio::AudioMeter;
@@ -197,10 +197,9 @@ async fn pass_on(
     passing: &mut Passing,
 ) -> Result<(), Cut> {
     let head = response_head(session, x, answer, standing);
-    session
-        .write_response_header(Box::new(head))
-        .await
-        .map_err(|_| Cut::Client)?;
+    cached::begin(x, answer, &head);
+    let written = session.write_response_header(Box::new(head)).await;
+    let mut client = written.map_err(|_| Cut::Client);
     let received = &metrics.servers[answer.member.server].bytes_received;
     let mut next = answer.first.take();
     received.inc_by(answer.received as u64);
@@ -216,21 +215,33 @@ async fn pass_on(
         }
         if let Some(piece) = &mut next {
             passing.look_at(piece, done);
-            x.record.bytes_out += piece.len() as u64;
+            cached::push(x, piece);
+            if client.is_ok() {
+                x.record.bytes_out += piece.len() as u64;
+            }
         }
         // an empty piece would end the body
         if !done && next.as_ref().is_some_and(Bytes::is_empty) {
-            next = next_piece(edge, session, answer, received, upload).await?;
+            next = next_piece(edge, session, x, answer, received, upload).await?;
             continue;
         }
-        session
-            .write_response_body(next.take().unwrap_or_default(), done)
-            .await
-            .map_err(|_| Cut::Client)?;
+        // who has all of it and asks again finds it kept
         if done {
-            return Ok(());
+            cached::whole(x);
         }
-        next = next_piece(edge, session, answer, received, upload).await?;
+        if client.is_ok() {
+            let piece = next.take().unwrap_or_default();
+            let written = session.write_response_body(piece, done).await;
+            client = written.map_err(|_| Cut::Client);
+        }
+        if done {
+            return client;
+        }
+        // who reads along is not to suffer from a client that leaves
+        if client.is_err() && !cached::is_followed(x) {
+            return client;
+        }
+        next = next_piece(edge, session, x, answer, received, upload).await?;
     }
 }
 
@@ -238,6 +249,7 @@ async fn pass_on(
 async fn next_piece(
     edge: &Edge,
     session: &mut Session,
+    x: &Exchange,
     answer: &mut Answer,
     received: &IntCounter,
     upload: &Upload,
@@ -250,7 +262,7 @@ async fn next_piece(
             }));
         }
         let watched = upload.is_complete().then_some(&mut *session);
-        let piece = read_piece(edge, watched, answer).await?;
+        let piece = read_piece(edge, watched, x, answer).await?;
         received.inc_by(piece.as_ref().map_or(0, Bytes::len) as u64);
         let over = piece.is_none() || answer.connection.session.response_done();
         let Some(stream) = &mut answer.stream else {
@@ -276,12 +288,19 @@ async fn next_piece(
 async fn read_piece(
     edge: &Edge,
     watched: Option<&mut Session>,
+    x: &Exchange,
     answer: &mut Answer,
 ) -> Result<Option<Bytes>, Cut> {
     let bound = idle_bound(answer);
     let reading = pin!(answer.connection.session.read_response_body());
-    let reading = pin!(within(bound, reading));
-    match while_client_stays(edge, watched, reading).await {
+    let mut reading = pin!(within(bound, reading));
+    let read = match while_client_stays(edge, watched, reading.as_mut()).await {
+        Err(Failed::Stop(_)) if cached::is_followed(x) => {
+            while_client_stays(edge, None, reading).await
+        }
+        read => read,
+    };
+    match read {
         Ok(Ok(Ok(piece))) => Ok(piece),
         Ok(Ok(Err(error))) => Err(Cut::Server(outcome::of_talking(&error))),
         Ok(Err(phase)) => Err(Cut::Server(Outcome::TimedOut(phase))),

@@ -9,6 +9,7 @@ use prometheus::IntGauge;
 use super::Snapshot;
 use super::access::Taken;
 use super::body::Upload;
+use super::cached::Keeping;
 use super::connection::Answer;
 use crate::config::Pool;
 use crate::inspect::endpoint::Operation;
@@ -43,6 +44,8 @@ pub(crate) struct Exchange {
     pub(super) cors: bool,
     /// Headers that every answer to this client carries.
     pub(super) answer_headers: Vec<(HeaderName, HeaderValue)>,
+    /// Takes the answer for who asks the same, if the route keeps answers.
+    pub(super) lead: Option<Box<Keeping>>,
     _in_flight: InFlight,
 }
 
@@ -91,6 +94,7 @@ impl Exchange {
             patience: None,
             cors: false,
             answer_headers: Vec::new(),
+            lead: None,
             _in_flight: InFlight(in_flight.clone()),
         }
     }

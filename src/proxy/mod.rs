@@ -10,6 +10,7 @@ mod access;
 mod account;
 mod admit;
 mod body;
+mod cached;
 mod connection;
 mod deliver;
 mod exchange;
@@ -163,7 +164,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// admit, understand, route, plan, relay. Any step may stop the request.
+    /// admit, understand, route, remember, plan, relay. Any step may stop the request.
     async fn receive(
         &self,
         session: &mut Session,
@@ -178,7 +179,15 @@ impl Proxy {
         x.record.route = Some(settings.name.clone());
         x.home |= settings.zone == Some(Zone::Home);
         x.metrics().decided.inc();
-        relay::relay(&self.edge, session, x, route, upload, body.as_ref()).await
+        let body = body.as_ref();
+        if settings.cache.is_some()
+            && Box::pin(cached::served(&self.edge, session, x, route, upload, body)).await?
+        {
+            return Ok(());
+        }
+        let relayed = relay::relay(&self.edge, session, x, route, upload, body).await;
+        cached::ended(x, &relayed);
+        relayed
     }
 }
 

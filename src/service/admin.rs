@@ -56,7 +56,10 @@ const INDEX: &str = "Trunkline admin endpoints:\n\n  /          the status page,
                      /readyz    200 while requests are taken\n  /status    pools, servers and routes as JSON\n\nWith POST:\n\n  \
                      /reload                 read the configuration again\n  /upgrade                let the program installed now take over\n  \
                      /logs/reopen            open the access log anew\n  /logs/level             show messages of ?level=debug (&for=10m)\n  \
-                     /drain/POOL/SERVER      give a server no new requests (?for=10m)\n  /undrain/POOL/SERVER    give it requests again\n";
+                     /drain/POOL/SERVER      give a server no new requests (?for=10m)\n  /undrain/POOL/SERVER    give it requests again\n  \
+                     /cache/clear            forget all answers that are kept\n";
+
+const CLEAR_CACHE: &str = "/cache/clear";
 
 impl Admin {
     fn status(&self) -> Status {
@@ -149,6 +152,20 @@ impl Admin {
         (StatusCode::OK, format!("{message}; {left} in flight\n"))
     }
 
+    async fn clear_cache(&self) -> (StatusCode, String) {
+        let snapshot = self.edge.snapshot();
+        let Some(cache) = &snapshot.gateway.cache else {
+            let none = "no route keeps answers\n".to_owned();
+            return (StatusCode::NOT_FOUND, none);
+        };
+        let cache = cache.clone();
+        let cleared = tokio::task::spawn_blocking(move || cache.clear()).await;
+        let (memory, disk) = cleared.unwrap_or_default();
+        let message = format!("{memory} answers in memory and {disk} on disk are forgotten");
+        log::info!("{message}");
+        (StatusCode::OK, format!("{message}\n"))
+    }
+
     /// `/standins/NAME/stop` and `/start`.
     async fn stand_in(&self, path: &str) -> (StatusCode, String) {
         let mut parts = path.split('/');
@@ -208,7 +225,10 @@ fn log_level(query: Option<&str>) -> Result<What, String> {
 
 /// Whether a path changes something.
 fn is_order(path: &str) -> bool {
-    what(path, None).is_some() || path.starts_with("/drain/") || path.starts_with("/undrain/")
+    what(path, None).is_some()
+        || path == CLEAR_CACHE
+        || path.starts_with("/drain/")
+        || path.starts_with("/undrain/")
 }
 
 impl Admin {
@@ -253,6 +273,7 @@ impl Admin {
             ("POST", path) if path.starts_with("/drain/") || path.starts_with("/undrain/") => {
                 text(self.drain(path, query))
             }
+            ("POST", CLEAR_CACHE) => text(self.clear_cache().await),
             ("POST", path) if path.starts_with("/standins/") => {
                 text(self.stand_in(&path["/standins/".len()..]).await)
             }

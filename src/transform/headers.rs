@@ -24,7 +24,7 @@ const HOP_BY_HOP: &[&str] = &[
 ];
 
 /// Headers that say who a client is to a service. One pool's must not reach another.
-const CREDENTIALS: &[&str] = &[
+pub(crate) const CREDENTIALS: &[&str] = &[
     "authorization",
     "x-api-key",
     "api-key",

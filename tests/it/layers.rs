@@ -8,7 +8,15 @@ const ROWS: &[&[&str]] = &[
     &["unit"],
     &["config"],
     &["inspect"],
-    &["transform", "dialect", "route", "pool", "keyring", "limit"],
+    &[
+        "transform",
+        "dialect",
+        "route",
+        "pool",
+        "keyring",
+        "limit",
+        "cache",
+    ],
     &["plan", "catalogue"],
     &["reply", "observe"],
     &["gateway"],
@@ -68,8 +76,8 @@ fn violation(module: &str, line: &str) -> Option<String> {
     if !adapter && module != "pool" && line.contains("pingora::") {
         return Some(format!("{module} may not know Pingora"));
     }
-    // a queue hands slots over through a channel, which needs no runtime
-    let channel = module == "pool" && line.contains("tokio::sync::");
+    // a queue hands slots over through a channel, which needs no runtime; so do flights
+    let channel = matches!(module, "pool" | "cache") && line.contains("tokio::sync::");
     if !adapter && !channel && line.contains("tokio::") {
         return Some(format!("{module} may not know tokio"));
     }

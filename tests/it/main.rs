@@ -12,6 +12,7 @@ mod bad_input;
 mod balance;
 mod budget;
 mod budgets;
+mod cache;
 mod check_endpoints;
 mod cli;
 mod credentials;

@@ -135,6 +135,47 @@ impl<T: JsonSchema> JsonSchema for OrFalse<T> {
     }
 }
 
+// === impl Switch ===
+
+/// Something that `true` switches on as it is by default, a map on as it says, and `false` off.
+#[derive(Debug)]
+pub(crate) struct Switch<T>(pub(crate) Option<T>);
+
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Switch<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MapOrBool<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for MapOrBool<T> {
+            type Value = Switch<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`true`, `false` or a map")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Switch<T>, E> {
+                Ok(Switch(on.then(T::default)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Switch<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(|on| Switch(Some(on)))
+            }
+        }
+
+        deserializer.deserialize_any(MapOrBool(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Switch<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("{}Switch", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let on = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [{ "type": "boolean" }, on] })
+    }
+}
+
 // === impl Server, Fallback: a scalar or a map ===
 
 /// Reads a `T` from its short form, a scalar, or from its map `M`.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde_json::Value;
 
-pub(crate) use forms::{List, OrFalse, Ordered, RetryOn, ServerList};
+pub(crate) use forms::{List, OrFalse, Ordered, RetryOn, ServerList, Switch};
 
 use super::kind::{Kind, Warming};
 use crate::unit::{Fraction, Percent, Size, Span};
@@ -43,6 +43,8 @@ pub(crate) struct File {
     /// How often servers are asked for their models and voices, which `GET /v1/models` and
     /// `GET /v1/audio/voices` tell; `false` for never.
     pub(crate) list_models: Option<OrFalse<ListModels>>,
+    /// Where answers are kept for routes with `cache`.
+    pub(crate) cache: Cache,
     /// Bounds on what clients may do.
     pub(crate) limits: Limits,
     /// What is logged, and where.
@@ -481,6 +483,45 @@ pub(crate) struct Route {
     /// When a second server is asked before the first has answered. Default: never.
     #[serde(default)]
     pub(crate) hedge: Option<OrFalse<Hedge>>,
+    /// Whether answers are kept for who asks the same again: `true`, or a map. Default `false`.
+    #[serde(default)]
+    pub(crate) cache: Option<Switch<RouteCache>>,
+}
+
+/// Which answers of a route are kept: speech, embeddings, transcriptions, and chat with
+/// `temperature: 0`.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RouteCache {
+    /// How long an answer is served again. Default 24h.
+    pub(crate) ttl: Option<Span>,
+    /// Largest answer that is kept. Default 4MiB.
+    pub(crate) max_object: Option<Size>,
+    /// One answer serves whoever asks for it, whatever their keys. Default `false`: each key sees
+    /// its own answers only.
+    pub(crate) shared: bool,
+    /// Keep answers of chat whatever their `temperature`. Default `false`.
+    pub(crate) chat: bool,
+}
+
+/// Where answers are kept.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Cache {
+    /// Memory for answers; what was not asked for longest goes first. Default 256MiB.
+    pub(crate) memory: Option<Size>,
+    /// Speech is kept on disk too, where it outlives the program. Default: in memory only.
+    pub(crate) disk: Option<Disk>,
+}
+
+/// A folder for answers.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Disk {
+    /// Required. The folder; it is made if need be, and should hold nothing else.
+    pub(crate) path: String,
+    /// What the answers there may take; what was not asked for longest goes first. Default 1GiB.
+    pub(crate) size: Option<Size>,
 }
 
 /// The conditions of a route.

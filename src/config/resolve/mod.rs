@@ -59,6 +59,7 @@ pub(super) fn resolve(
     }
     resolver.unused(&pools, &file);
     let keys = resolver.keys(&file.keys, &routes);
+    let cache = resolver.cache(&file, &routes);
     let tracing = resolver.tracing(&file);
     let seconds = |span: Option<Span>, default| span.unwrap_or(Span::secs(default)).0;
     Some(Config {
@@ -69,6 +70,7 @@ pub(super) fn resolve(
         prices: resolver.prices(&file.prices),
         budget_file: resolver.budget_file(&file, &keys),
         keys,
+        cache,
         limits: Limits {
             connections: file.limits.connections.unwrap_or(10_000) as usize,
             header_timeout: file.limits.header_timeout.unwrap_or(Span::secs(10)).limit(),

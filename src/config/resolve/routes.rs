@@ -11,7 +11,8 @@ use super::super::problem::{Severity, did_you_mean};
 use super::super::tree;
 use super::super::tree::at;
 use super::super::{
-    Cost, Fields, Hedge, Match, Naming, Pool, PoolId, Priority, Quota, Retry, Route, Target, Zone,
+    Cache, Cost, Disk, Fields, Hedge, Match, Naming, Pool, PoolId, Priority, Quota, Retry, Route,
+    RouteCache, Target, Zone,
 };
 use super::Resolver;
 use crate::unit::{Size, Span};
@@ -72,6 +73,7 @@ impl Resolver<'_> {
             self.zone(&here, &name, route, &targets, pools);
             self.wordless(&here, &name, &conditions, &targets, pools);
             let hedge = self.hedge(&here, route, &targets, pools);
+            let cache = self.route_cache(&here, route);
             out.push(Route {
                 name,
                 conditions,
@@ -82,6 +84,7 @@ impl Resolver<'_> {
                 limits: super::keys::quota(&route.limits),
                 zone: route.zone,
                 hedge,
+                cache,
             });
         }
         out
@@ -134,6 +137,7 @@ impl Resolver<'_> {
             limits: Quota::default(),
             zone: None,
             hedge: None,
+            cache: None,
         })
     }
 
@@ -409,6 +413,48 @@ impl Resolver<'_> {
             max_characters: u64::from(hedge.max_characters.unwrap_or(1000)),
             max_body: hedge.max_body.unwrap_or(Size::mib(1)).0,
         })
+    }
+
+    fn route_cache(&mut self, here: &tree::Path, route: &file::Route) -> Option<RouteCache> {
+        let cache = route.cache.as_ref()?.0.as_ref()?;
+        let ttl = cache.ttl.unwrap_or(Span::secs(24 * 3600)).0;
+        if ttl.is_zero() {
+            let message = "nothing is kept for no time; leave `cache` out for no cache";
+            self.error(here.then("cache").then("ttl"), message);
+        }
+        Some(RouteCache {
+            ttl,
+            max_object: cache.max_object.unwrap_or(Size::mib(4)).0,
+            shared: cache.shared,
+            chat: cache.chat,
+        })
+    }
+
+    /// What is kept has to fit somewhere.
+    pub(super) fn cache(&mut self, file: &file::File, routes: &[Route]) -> Cache {
+        let disk = file.cache.disk.as_ref();
+        let cache = Cache {
+            memory: file.cache.memory.unwrap_or(Size::mib(256)).0,
+            disk: disk.map(|disk| Disk {
+                path: self.folder.join(&disk.path),
+                size: disk.size.unwrap_or(Size::mib(1024)).0,
+            }),
+        };
+        if disk.is_some_and(|disk| disk.path.is_empty()) {
+            self.error(at!["cache", "disk", "path"], "`path` names no folder");
+        }
+        for (n, route) in routes.iter().enumerate() {
+            if let Some(own) = &route.cache
+                && own.max_object > cache.memory
+            {
+                let message = format!(
+                    "`max_object` of route `{}` is more than all of `cache.memory`",
+                    route.name
+                );
+                self.warn(at!["routes", n, "cache"], message);
+            }
+        }
+        cache
     }
 
     pub(super) fn unused(&mut self, pools: &[Pool], file: &file::File) {
