@@ -177,7 +177,7 @@ async fn serve(
     let prepared = listeners
         .prepare(&config, &mut inherited, &metrics)
         .map_err(failed)?;
-    inherited.tell_of_the_rest();
+    inherited.close_the_rest();
     let access_log = AccessLog::open(&config.log.access, access_format(&config.log))
         .map_err(|error| failed(format!("the access log cannot be opened: {error}")))?;
     let limits = config.limits;

@@ -65,9 +65,10 @@ impl Inherited {
         Some(self.0.remove(found).1)
     }
 
-    /// Says which ones nobody wants.
-    pub(super) fn tell_of_the_rest(&self) {
-        for (_, socket) in &self.0 {
+    /// Closes those that nobody wants, and says which: at a socket that is open and not served,
+    /// clients would wait for ever.
+    pub(super) fn close_the_rest(self) {
+        for (_, socket) in self.0 {
             let address = socket.address;
             log::warn!(
                 "{address} was handed over, but no listener of the configuration has this address"

@@ -15,9 +15,14 @@ use crate::support::{Gateway, Request, Server, eventually};
 struct Successor(u32);
 
 impl Successor {
-    /// Who serves now.
+    /// Who serves now. The program before may still answer who asks at once.
     fn of(gateway: &Gateway) -> Self {
-        Successor(process(gateway))
+        let mut serves = gateway.pid();
+        eventually("another one answers", || {
+            serves = process(gateway);
+            serves != gateway.pid()
+        });
+        Successor(serves)
     }
 }
 
@@ -159,6 +164,29 @@ fn a_program_that_cannot_serve_leaves_the_old_one_in_place() {
     );
     assert_eq!(process(&gateway), before);
     assert_eq!(gateway.post("/v1/x", "{}").status, 200);
+}
+
+/// Clients that connect to an open socket which nobody serves wait for ever.
+#[test]
+fn a_socket_that_the_new_program_does_not_want_is_closed() {
+    let server = Server::named("a");
+    let extra = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = extra.local_addr().unwrap();
+    drop(extra);
+    let with = |listen: String| format!("{listen}\nadmin: 127.0.0.1:0\n{}", routed(&server));
+    let both = with(format!("listen: ['127.0.0.1:0', '{address}']"));
+    let mut gateway = Gateway::start(&both);
+    assert!(TcpStream::connect(address).is_ok());
+    std::fs::write(gateway.config_path(), with("listen: 127.0.0.1:0".into())).unwrap();
+    let (code, said) = trunkline(&gateway, &["upgrade"]);
+    assert_eq!(code, 0, "{said}");
+    let _after = Successor::of(&gateway);
+    assert_eq!(gateway.wait(Duration::from_secs(20)), 0);
+    assert!(TcpStream::connect(address).is_err());
+    std::fs::write(gateway.config_path(), both).unwrap();
+    let (code, said) = trunkline(&gateway, &["reload"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(Request::json("/v1/x", "{}").send(address).status, 200);
 }
 
 #[test]
