@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use super::upgrade::{READY, Waiting};
+use super::upgrade::{Program, READY, Waiting};
 use crate::cli::{FAILED, NOT_RUNNING, OK, Start, Stop};
 
 /// How often it is looked whether a process has ended.
@@ -195,8 +195,8 @@ fn launch(pid_file: &Path, mut log: File) -> Result<Launched, String> {
     let begin = log.seek(SeekFrom::End(0)).map_err(|e| e.to_string())?;
     let output = || log.try_clone().map(Stdio::from).map_err(|e| e.to_string());
     let waiting = Waiting::new().map_err(|e| format!("nobody can be waited for: {e}"))?;
-    let program = std::env::current_exe().map_err(|e| e.to_string())?;
-    let mut command = Command::new(program);
+    // as it was typed: behind a link there may be another one at the next upgrade
+    let mut command = Command::new(Program::this().path);
     command
         .arg("run")
         .args(arguments_of_run(std::env::args_os().skip(1)));

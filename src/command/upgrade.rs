@@ -100,7 +100,7 @@ fn written(drained: &[(String, Option<Duration>)]) -> String {
 
 /// The program as it was started, which may be another one by now.
 pub(super) struct Program {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     arguments: Vec<OsString>,
 }
 
