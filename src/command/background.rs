@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use super::upgrade::{Program, READY, Waiting};
+use super::upgrade::{Patience, Program, READY, Waiting};
 use crate::cli::{FAILED, NOT_RUNNING, OK, Start, Stop};
 
 /// How often it is looked whether a process has ended.
@@ -213,7 +213,7 @@ fn launch(pid_file: &Path, mut log: File) -> Result<Launched, String> {
     let mut child = command
         .spawn()
         .map_err(|e| format!("it cannot be started: {e}"))?;
-    match waiting.wait(&mut child) {
+    match waiting.wait(&mut child, &mut Patience::new(&mut || false)) {
         Ok(()) => Ok(Launched::Serves(child.id())),
         Err(why) => Ok(ended(&mut child, &mut log, begin, &why)),
     }

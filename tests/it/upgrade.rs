@@ -166,6 +166,75 @@ fn a_program_that_cannot_serve_leaves_the_old_one_in_place() {
     assert_eq!(gateway.post("/v1/x", "{}").status, 200);
 }
 
+/// A folder whose `trunkline` leads to the real one, until another is installed in its place.
+struct Installed(tempfile::TempDir);
+
+impl Installed {
+    fn new() -> Self {
+        let installed = Installed(tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(BINARY, installed.path("trunkline")).unwrap();
+        installed
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A script in place of the real one.
+    fn replace(&self, script: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let new = self.path("new");
+        std::fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::rename(new, self.path("trunkline")).unwrap();
+    }
+
+    fn start(&self, yaml: &str) -> Gateway {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("trunkline.yaml");
+        std::fs::write(&config, yaml).unwrap();
+        let mut command = Command::new(self.path("trunkline"));
+        command.arg("--config").arg(config);
+        command.env("TRUNKLINE_PID_FILE", self.path("pid"));
+        Gateway::run(command, folder, yaml)
+    }
+}
+
+fn on_ports_of_its_own(server: &Server) -> String {
+    format!(
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\n{}",
+        routed(server)
+    )
+}
+
+/// Whoever stops the program must not find it running on, as the one that was about to take over,
+/// nor wait until that one has made up its mind.
+#[test]
+fn told_to_stop_during_an_upgrade_both_programs_end() {
+    let server = Server::named("a");
+    let checks = "[ \"$1\" = check-config ] && exit 0";
+    let hangs_at_once = "touch $0.begun; exec sleep 60".to_owned();
+    let hangs_later = format!("{checks}; touch $0.begun; exec sleep 60");
+    let is_slow = format!("{checks}; touch $0.begun; sleep 2; exec {BINARY} \"$@\"");
+    for script in [hangs_at_once, hangs_later, is_slow] {
+        let installed = Installed::new();
+        let mut gateway = installed.start(&on_ports_of_its_own(&server));
+        installed.replace(&script);
+        gateway.signal("QUIT");
+        eventually("the other one begins", || {
+            installed.path("trunkline.begun").exists()
+        });
+        assert_eq!(gateway.post("/v1/x", "{}").status, 200, "{script}");
+        gateway.signal("TERM");
+        assert_eq!(gateway.wait(Duration::from_secs(10)), 0, "{script}");
+        // what the script has started may hold the socket for a while
+        eventually("nobody listens any more", || {
+            TcpStream::connect(gateway.address).is_err()
+        });
+        assert!(!installed.path("pid").exists(), "{script}");
+    }
+}
+
 /// Clients that connect to an open socket which nobody serves wait for ever.
 #[test]
 fn a_socket_that_the_new_program_does_not_want_is_closed() {
