@@ -29,13 +29,7 @@ pub(super) struct PidFile(PathBuf);
 impl PidFile {
     /// Writes it. A program without one still serves: it is only said.
     pub(super) fn write(path: &Path) -> Option<Self> {
-        match replace(path, &format!("{}\n", std::process::id())) {
-            Ok(()) => Some(PidFile(path.to_owned())),
-            Err(error) => {
-                log::warn!("{} cannot be written: {error}", path.display());
-                None
-            }
-        }
+        write_pid(path).then(|| PidFile(path.to_owned()))
     }
 }
 
@@ -45,6 +39,16 @@ impl Drop for PidFile {
             let _ = std::fs::remove_file(&self.0);
         }
     }
+}
+
+/// Writes our process id, or says why not. Also when another one that was to go on has failed, and
+/// has written its own already.
+pub(super) fn write_pid(path: &Path) -> bool {
+    let written = replace(path, &format!("{}\n", std::process::id()));
+    if let Err(error) = &written {
+        log::warn!("{} cannot be written: {error}", path.display());
+    }
+    written.is_ok()
 }
 
 /// Nobody sees it half written.

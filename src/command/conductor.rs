@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::background;
 use super::listeners::lock;
 use super::logger;
 use super::reload::Reload;
@@ -130,6 +131,9 @@ impl Conductor<'_> {
                 match signals.stop {
                     true => log::info!("the upgrade is over: {why}"),
                     false => log::error!("the upgrade failed, and this program goes on: {why}"),
+                }
+                if let Some(path) = &self.reload.options.pid_file {
+                    background::write_pid(path);
                 }
                 Err(why)
             }

@@ -235,6 +235,24 @@ fn told_to_stop_during_an_upgrade_both_programs_end() {
     }
 }
 
+#[test]
+fn a_failed_upgrade_leaves_the_pid_file_to_the_program_that_goes_on() {
+    let server = Server::named("a");
+    let installed = Installed::new();
+    let gateway = installed.start(&on_ports_of_its_own(&server));
+    installed.replace(
+        "[ \"$1\" = check-config ] || echo $$ > $TRUNKLINE_PID_FILE; [ $1 = check-config ]",
+    );
+    let (code, said) = trunkline(&gateway, &["upgrade"]);
+    assert_eq!(
+        (code, said.contains("ended before it served")),
+        (1, true),
+        "{said}"
+    );
+    let pid = std::fs::read_to_string(installed.path("pid")).unwrap();
+    assert_eq!(pid.trim(), gateway.pid().to_string());
+}
+
 /// Clients that connect to an open socket which nobody serves wait for ever.
 #[test]
 fn a_socket_that_the_new_program_does_not_want_is_closed() {
