@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 
 use crate::support::client::connect;
+use crate::support::typed::typed;
 use crate::support::{Gateway, Request, Server, eventually};
 
 const CLIENT: &str = "sk-client-canary";
@@ -271,5 +272,26 @@ fn no_key_is_in_the_log_at_its_most_talkative() {
     let log = gateway.stderr();
     for key in [CLIENT, POOL_A, POOL_B] {
         assert!(!log.contains(key), "{log}");
+    }
+}
+
+#[test]
+fn what_is_refused_in_a_url_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = format!(
+        "pools: {{ a: {{ servers: ['http://me:{POOL_A}@127.0.0.1:1/v1', \"http://127.0.0.1:1/v1?key={POOL_B}\"] }} }}\nroutes: [{{ pool: a }}]\n"
+    );
+    std::fs::write(folder.path().join("trunkline.yaml"), yaml).unwrap();
+    let checked = typed(folder.path(), &["check-config"]);
+    assert_eq!(checked.code, 78);
+    for part in [
+        "must not hold credentials",
+        "has no query",
+        "@127.0.0.1:1/v1",
+    ] {
+        assert!(checked.stderr.contains(part), "{}", checked.stderr);
+    }
+    for key in [POOL_A, POOL_B] {
+        assert!(!checked.stderr.contains(key), "{}", checked.stderr);
     }
 }
