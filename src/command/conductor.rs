@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::background;
 use super::listeners::lock;
 use super::logger;
-use super::reload::Reload;
+use super::reload::{Files, Reload};
 use super::upgrade::Program;
 use crate::config::Level;
 use crate::service::admin::{Order, What};
@@ -28,6 +28,8 @@ pub(super) struct Conductor<'a> {
     pub(super) reload: Reload<'a>,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) program: &'a Program,
+    /// What the configuration was read from, as it was then: a start takes its time.
+    pub(super) files: Files,
 }
 
 /// How the program ends.
@@ -51,14 +53,13 @@ impl Conductor<'_> {
     /// Does what it is told until that is to end.
     pub(super) async fn until_the_end(mut self) -> End {
         let mut signals = Signals::new();
-        let mut files = self.reload.look();
         // when messages are shown as configured again
         let mut quiet_again: Option<Instant> = None;
         loop {
             let heard = tokio::select! {
                 heard = signals.next() => heard,
                 Some(order) = self.orders.recv() => Heard::Order(order),
-                () = sleep(LOOK) => match files.changed() {
+                () = sleep(LOOK) => match self.files.changed() {
                     true => Heard::Changed,
                     false => {
                         if quiet_again.take_if(|end| *end <= Instant::now()).is_some() {
@@ -91,7 +92,7 @@ impl Conductor<'_> {
                 }
             };
             if what == What::Reload {
-                files = self.reload.look_since(before);
+                self.files = self.reload.look_since(before);
             }
             let replaced = what == What::Upgrade && done.is_ok();
             if let Some(order) = order {
