@@ -71,7 +71,7 @@ enum Command {
     /// Show the running program's messages of a level, such as debug; without one, as configured.
     LogLevel {
         level: Option<LogLevel>,
-        /// For so long, such as 10m. Default: until the next reload.
+        /// For so long, such as 10m. Default: until told otherwise, or `log` changes in the file.
         #[arg(long = "for", value_name = "TIME", requires = "level")]
         time: Option<String>,
         #[command(flatten)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::client::{Client, Fault, Identity, Request, Trust, certificates};
 use crate::cli::Remote;
-use crate::command::source;
+use crate::command::source::{self, Source};
 use crate::config::{Admin, ServerUrl};
 use crate::unit::Secret;
 
@@ -35,7 +35,7 @@ impl AdminClient {
             Ok(Some(source)) => match source.load().0 {
                 Some(config) => Some(config.admin.ok_or(source.name)),
                 // a file that is being mended still tells where the program of before listens
-                None => written(&source.text).map(Ok),
+                None => written(&source)?.map(Ok),
             },
             Ok(None) => None,
             // who says the address needs no file
@@ -112,11 +112,38 @@ impl AdminClient {
 }
 
 /// What a file says of the admin endpoints that cannot be used for something else in it.
-fn written(text: &str) -> Option<Admin> {
-    let file: serde_yaml::Value = serde_yaml::from_str(text).ok()?;
-    let admin = file.get("admin")?;
-    let address = admin.as_str().or_else(|| admin.get("address")?.as_str())?;
-    Some(Admin::at(address.parse().ok()?))
+///
+/// # Errors
+/// If that cannot be used either, and is needed.
+fn written(source: &Source) -> Result<Option<Admin>, String> {
+    let file: serde_yaml::Value = serde_yaml::from_str(&source.text).unwrap_or_default();
+    let Some(admin) = file.get("admin") else {
+        return Ok(None);
+    };
+    // read as always, token and certificate too, in a file where nothing else can be wrong
+    let alone = serde_json::json!({
+        "admin": admin,
+        "pools": { "a": { "servers": ["http://127.0.0.1:1"] } },
+        "routes": [{ "pool": "a" }],
+    });
+    let alone = Source {
+        name: source.name.clone(),
+        text: alone.to_string(),
+        folder: source.folder.clone(),
+    };
+    if let Some(config) = alone.load().0 {
+        return Ok(config.admin);
+    }
+    if admin.get("tls").is_some() {
+        let name = &source.name;
+        return Err(format!(
+            "nobody can be asked with what {name} says of `admin`; `trunkline check-config` tells why"
+        ));
+    }
+    let address = admin.as_str().or_else(|| admin.get("address")?.as_str());
+    Ok(address
+        .and_then(|address| address.parse().ok())
+        .map(Admin::at))
 }
 
 /// An address that listens everywhere is asked at home.

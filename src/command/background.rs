@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use super::upgrade::{READY, Waiting};
+use super::upgrade::{Patience, Program, READY, Waiting};
 use crate::cli::{FAILED, NOT_RUNNING, OK, Start, Stop};
 
 /// How often it is looked whether a process has ended.
@@ -29,13 +29,7 @@ pub(super) struct PidFile(PathBuf);
 impl PidFile {
     /// Writes it. A program without one still serves: it is only said.
     pub(super) fn write(path: &Path) -> Option<Self> {
-        match replace(path, &format!("{}\n", std::process::id())) {
-            Ok(()) => Some(PidFile(path.to_owned())),
-            Err(error) => {
-                log::warn!("{} cannot be written: {error}", path.display());
-                None
-            }
-        }
+        write_pid(path).then(|| PidFile(path.to_owned()))
     }
 }
 
@@ -45,6 +39,16 @@ impl Drop for PidFile {
             let _ = std::fs::remove_file(&self.0);
         }
     }
+}
+
+/// Writes our process id, or says why not. Also when another one that was to go on has failed, and
+/// has written its own already.
+pub(super) fn write_pid(path: &Path) -> bool {
+    let written = replace(path, &format!("{}\n", std::process::id()));
+    if let Err(error) = &written {
+        log::warn!("{} cannot be written: {error}", path.display());
+    }
+    written.is_ok()
 }
 
 /// Nobody sees it half written.
@@ -195,8 +199,8 @@ fn launch(pid_file: &Path, mut log: File) -> Result<Launched, String> {
     let begin = log.seek(SeekFrom::End(0)).map_err(|e| e.to_string())?;
     let output = || log.try_clone().map(Stdio::from).map_err(|e| e.to_string());
     let waiting = Waiting::new().map_err(|e| format!("nobody can be waited for: {e}"))?;
-    let program = std::env::current_exe().map_err(|e| e.to_string())?;
-    let mut command = Command::new(program);
+    // as it was typed: behind a link there may be another one at the next upgrade
+    let mut command = Command::new(Program::this().path);
     command
         .arg("run")
         .args(arguments_of_run(std::env::args_os().skip(1)));
@@ -213,7 +217,7 @@ fn launch(pid_file: &Path, mut log: File) -> Result<Launched, String> {
     let mut child = command
         .spawn()
         .map_err(|e| format!("it cannot be started: {e}"))?;
-    match waiting.wait(&mut child) {
+    match waiting.wait(&mut child, &mut Patience::new(&mut || false)) {
         Ok(()) => Ok(Launched::Serves(child.id())),
         Err(why) => Ok(ended(&mut child, &mut log, begin, &why)),
     }

@@ -3,15 +3,17 @@
 //! SIGHUP reloads, SIGQUIT upgrades, SIGUSR1 opens the access log anew, SIGUSR2 shows messages down
 //! to debug or no longer, SIGTERM and SIGINT stop.
 
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::background;
 use super::listeners::lock;
 use super::logger;
-use super::reload::Reload;
+use super::reload::{Files, Reload};
 use super::upgrade::Program;
 use crate::config::Level;
 use crate::service::admin::{Order, What};
@@ -26,6 +28,8 @@ pub(super) struct Conductor<'a> {
     pub(super) reload: Reload<'a>,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) program: &'a Program,
+    /// What the configuration was read from, as it was then: a start takes its time.
+    pub(super) files: Files,
 }
 
 /// How the program ends.
@@ -49,14 +53,13 @@ impl Conductor<'_> {
     /// Does what it is told until that is to end.
     pub(super) async fn until_the_end(mut self) -> End {
         let mut signals = Signals::new();
-        let mut files = self.reload.look();
         // when messages are shown as configured again
         let mut quiet_again: Option<Instant> = None;
         loop {
             let heard = tokio::select! {
                 heard = signals.next() => heard,
                 Some(order) = self.orders.recv() => Heard::Order(order),
-                () = sleep(LOOK) => match files.changed() {
+                () = sleep(LOOK) => match self.files.changed() {
                     true => Heard::Changed,
                     false => {
                         if quiet_again.take_if(|end| *end <= Instant::now()).is_some() {
@@ -81,7 +84,7 @@ impl Conductor<'_> {
             let before = self.reload.look();
             let done = match what {
                 What::Reload => self.reload.run(by, by != "a changed file").await,
-                What::Upgrade => self.upgrade(by).await,
+                What::Upgrade => self.upgrade(by, &mut signals),
                 What::ReopenLogs => self.reload.reopen_logs(),
                 What::LogLevel(level, time) => {
                     quiet_again = time.map(|time| Instant::now() + time);
@@ -89,7 +92,7 @@ impl Conductor<'_> {
                 }
             };
             if what == What::Reload {
-                files = self.reload.look_since(before);
+                self.files = self.reload.look_since(before);
             }
             let replaced = what == What::Upgrade && done.is_ok();
             if let Some(order) = order {
@@ -105,7 +108,7 @@ impl Conductor<'_> {
     ///
     /// # Errors
     /// If it cannot; then this one goes on as it was.
-    async fn upgrade(&self, by: &str) -> Result<String, String> {
+    fn upgrade(&self, by: &str, signals: &mut Signals) -> Result<String, String> {
         log::info!("an upgrade begins (asked for by {by})");
         let running = self.reload.running;
         let drained = running.edge.snapshot().gateway.drained(Instant::now());
@@ -114,7 +117,9 @@ impl Conductor<'_> {
         // it waits, for a process and not for a future
         let taken = tokio::task::block_in_place(|| {
             let sockets = sockets.map_err(|e| format!("the sockets cannot be handed over: {e}"))?;
-            self.program.take_over(config, sockets, &drained)
+            let mut told_to_stop = || signals.told_to_stop();
+            self.program
+                .take_over(config, sockets, &drained, &mut told_to_stop)
         });
         match taken {
             Ok(process) => {
@@ -124,7 +129,13 @@ impl Conductor<'_> {
                 Ok(message)
             }
             Err(why) => {
-                log::error!("the upgrade failed, and this program goes on: {why}");
+                match signals.stop {
+                    true => log::info!("the upgrade is over: {why}"),
+                    false => log::error!("the upgrade failed, and this program goes on: {why}"),
+                }
+                if let Some(path) = &self.reload.options.pid_file {
+                    background::write_pid(path);
+                }
                 Err(why)
             }
         }
@@ -146,7 +157,11 @@ fn show(level: Option<Level>) -> String {
     message
 }
 
-struct Signals([(Signal, fn() -> Heard); 6]);
+struct Signals {
+    all: [(Signal, fn() -> Heard); 6],
+    /// Told to stop while nobody listened to anything else.
+    stop: bool,
+}
 
 impl Signals {
     fn new() -> Self {
@@ -156,7 +171,7 @@ impl Signals {
                 heard,
             )
         };
-        Signals([
+        let all = [
             listen(SignalKind::terminate(), || Heard::Stop),
             listen(SignalKind::interrupt(), || Heard::Stop),
             listen(SignalKind::hangup(), || Heard::Signal(What::Reload)),
@@ -165,17 +180,32 @@ impl Signals {
                 Heard::Signal(What::ReopenLogs)
             }),
             listen(SignalKind::user_defined2(), || Heard::Debug),
-        ])
+        ];
+        Signals { all, stop: false }
+    }
+
+    /// Whether it is time to stop, for who does not wait; `next` says so too.
+    fn told_to_stop(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        for (signal, heard) in &mut self.all {
+            if matches!(heard(), Heard::Stop) && signal.poll_recv(&mut cx).is_ready() {
+                self.stop = true;
+            }
+        }
+        self.stop
     }
 
     async fn next(&mut self) -> Heard {
+        if self.stop {
+            return Heard::Stop;
+        }
         std::future::poll_fn(|cx| {
-            for (signal, heard) in &mut self.0 {
+            for (signal, heard) in &mut self.all {
                 if signal.poll_recv(cx).is_ready() {
-                    return std::task::Poll::Ready(heard());
+                    return Poll::Ready(heard());
                 }
             }
-            std::task::Poll::Pending
+            Poll::Pending
         })
         .await
     }

@@ -61,11 +61,12 @@ fn configured() -> LevelFilter {
 }
 
 impl Log for Logger {
-    /// Pingora's own messages are about single connections and are shown only when asked for.
+    /// Pingora's own messages are about single connections and are shown only when asked for. Those
+    /// below debug never are: there it writes whole request heads, with the keys in them.
     fn enabled(&self, about: &Metadata<'_>) -> bool {
         let shown = log::max_level();
-        about.level() <= shown
-            && (about.target().starts_with("trunkline") || shown >= LevelFilter::Debug)
+        let others = shown >= LevelFilter::Debug && about.level() <= LevelFilter::Debug;
+        about.level() <= shown && (is_ours(about) || others)
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -80,10 +81,21 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
+fn is_ours(about: &Metadata<'_>) -> bool {
+    about.target().starts_with("trunkline")
+}
+
+/// What is behind this in messages of Pingora's is a head that it could not read, keys and all.
+const HEAD: &str = "buf: ";
+
 fn line(record: &Record<'_>, json: bool) -> String {
     let now = SystemTime::now();
     let level = record.level().as_str().to_ascii_lowercase();
-    let message = record.args().to_string();
+    let mut message = record.args().to_string();
+    if let (false, Some(at)) = (is_ours(record.metadata()), message.find(HEAD)) {
+        message.truncate(at + HEAD.len());
+        message.push_str("[not shown]");
+    }
     if json {
         let line = serde_json::json!({
             "ts": humantime::format_rfc3339_millis(now).to_string(),

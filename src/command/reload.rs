@@ -150,7 +150,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    fn new(paths: Vec<PathBuf>) -> Self {
+    pub(super) fn new(paths: Vec<PathBuf>) -> Self {
         Files {
             settled: fingerprint(&paths),
             doubtful: None,

@@ -1,5 +1,6 @@
 //! `trunkline run`: from a configuration to a running proxy, and from a signal to its end.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 use super::background::{self, PidFile};
 use super::conductor::{Conductor, End};
 use super::listeners::{Listeners, Prepared, Serving, lock, watch_certificates};
-use super::reload::Reload;
+use super::reload::{Files, Reload};
 use super::upgrade::{self, Inherited, Program};
 use crate::cli::{BAD_CONFIG, FAILED, OK, Run};
 use crate::command::embedded::{self, Embedded};
@@ -165,6 +166,8 @@ async fn serve(
     mut inherited: Inherited,
     program: &Program,
 ) -> Result<(), Failure> {
+    let file: Option<PathBuf> = embedded.is_none().then(|| source.as_str().into());
+    let files = Files::new(file.iter().chain(&config.files).cloned().collect());
     apply(options, &mut config).map_err(|why| (BAD_CONFIG, Some(why)))?;
     set_logger(&config.log, options);
     logger::start();
@@ -179,11 +182,10 @@ async fn serve(
     let prepared = listeners
         .prepare(&config, &mut inherited, &metrics)
         .map_err(failed)?;
-    inherited.tell_of_the_rest();
+    inherited.close_the_rest();
     let access_log = AccessLog::open(&config.log.access, access_format(&config.log))
         .map_err(|error| failed(format!("the access log cannot be opened: {error}")))?;
     let limits = config.limits;
-    let file = embedded.is_none().then(|| source.as_str().into());
     let (order, orders) = mpsc::channel(8);
     let stand_ins = embedded.as_ref().map(|e| e.stand_ins.clone());
     let (address, admin_address) = prepared.addresses();
@@ -219,6 +221,7 @@ async fn serve(
         },
         orders,
         program,
+        files,
     };
     match conductor.until_the_end().await {
         End::Stopped => stop(&running).await,

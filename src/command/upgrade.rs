@@ -5,12 +5,14 @@
 //! the same ones all the time, so no connection is refused, and none that waits in line is lost.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -65,9 +67,10 @@ impl Inherited {
         Some(self.0.remove(found).1)
     }
 
-    /// Says which ones nobody wants.
-    pub(super) fn tell_of_the_rest(&self) {
-        for (_, socket) in &self.0 {
+    /// Closes those that nobody wants, and says which: at a socket that is open and not served,
+    /// clients would wait for ever.
+    pub(super) fn close_the_rest(self) {
+        for (_, socket) in self.0 {
             let address = socket.address;
             log::warn!(
                 "{address} was handed over, but no listener of the configuration has this address"
@@ -99,7 +102,7 @@ fn written(drained: &[(String, Option<Duration>)]) -> String {
 
 /// The program as it was started, which may be another one by now.
 pub(super) struct Program {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     arguments: Vec<OsString>,
 }
 
@@ -124,17 +127,20 @@ impl Program {
     /// Starts it with these sockets, and waits until it serves; its process id.
     ///
     /// # Errors
-    /// If it cannot serve, in words. The sockets are as they were.
+    /// If it cannot serve, or this one is told to stop meanwhile, in words. The sockets are as they
+    /// were.
     pub(super) fn take_over(
         &self,
         config: Option<&Path>,
         sockets: Vec<(SocketAddr, OwnedFd)>,
         drained: &[(String, Option<Duration>)],
+        told_to_stop: &mut dyn FnMut() -> bool,
     ) -> Result<u32, String> {
         if std::process::id() == 1 {
             return Err("this is the first process of a container, which ends with it; replace the container instead".into());
         }
-        self.check(config)?;
+        let mut patience = Patience::new(told_to_stop);
+        self.check(config, &mut patience)?;
         let waiting = Waiting::new().map_err(|e| format!("nobody can be waited for: {e}"))?;
         let addresses: Vec<String> = sockets.iter().map(|(asked, _)| asked.to_string()).collect();
         // descriptors are counted from 3, as systemd does
@@ -161,30 +167,47 @@ impl Program {
         let mut child = command
             .spawn()
             .map_err(|e| format!("{} cannot be started: {e}", self.path.display()))?;
-        waiting.wait(&mut child)?;
+        waiting.wait(&mut child, &mut patience)?;
         Ok(child.id())
     }
 
     /// Whether the program that is there now can read the configuration that is there now.
-    fn check(&self, config: Option<&Path>) -> Result<(), String> {
+    fn check(&self, config: Option<&Path>, patience: &mut Patience<'_>) -> Result<(), String> {
         let Some(config) = config else { return Ok(()) };
-        let checked = Command::new(&self.path)
-            .args(["check-config", "--quiet"])
-            .arg(config)
-            .stdin(Stdio::null())
-            .output()
+        let (checked, said) = self
+            .start_check(config)
             .map_err(|e| format!("{} cannot be started: {e}", self.path.display()))?;
-        match checked.status.code() {
+        match patience.wait_for(checked, has_ended)?.code() {
             Some(code) if code == i32::from(OK) => Ok(()),
             _ => {
-                let said = [checked.stdout, checked.stderr].concat();
-                let said = String::from_utf8_lossy(&said).trim().to_owned();
+                // all is said by now, unless it left somebody behind who has the pipe still
+                let said = said.recv_timeout(LOOK * 10).unwrap_or_default();
                 Err(format!(
-                    "{} does not take the configuration:\n{said}",
-                    self.path.display()
+                    "{} does not take the configuration:\n{}",
+                    self.path.display(),
+                    String::from_utf8_lossy(&said).trim()
                 ))
             }
         }
+    }
+
+    /// The check, under way, and what it will have said.
+    fn start_check(&self, config: &Path) -> std::io::Result<(Child, mpsc::Receiver<Vec<u8>>)> {
+        let (mut pipe, output) = std::io::pipe()?;
+        let child = Command::new(&self.path)
+            .args(["check-config", "--quiet"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()?;
+        let (tell, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = pipe.read_to_end(&mut text);
+            let _ = tell.send(text);
+        });
+        Ok((child, said))
     }
 }
 
@@ -192,6 +215,56 @@ fn on_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let mut places = std::env::split_paths(&path).map(|folder| folder.join(name));
     places.find(|place| place.is_file())
+}
+
+fn has_ended(child: &mut Child) -> Option<ExitStatus> {
+    let ended = child.try_wait().ok().flatten();
+    if ended.is_none() {
+        std::thread::sleep(LOOK);
+    }
+    ended
+}
+
+/// For how long another program is waited for: not beyond its time, and not when this one is told
+/// to stop, or whoever stops it would leave the other one behind.
+pub(super) struct Patience<'a> {
+    end: Instant,
+    told_to_stop: &'a mut dyn FnMut() -> bool,
+}
+
+impl<'a> Patience<'a> {
+    pub(super) fn new(told_to_stop: &'a mut dyn FnMut() -> bool) -> Self {
+        Patience {
+            end: Instant::now() + PATIENCE,
+            told_to_stop,
+        }
+    }
+
+    /// What `look` finds at last; it takes a moment each time. Without that, `child` is ended.
+    fn wait_for<T>(
+        &mut self,
+        mut child: impl std::borrow::BorrowMut<Child>,
+        mut look: impl FnMut(&mut Child) -> Option<T>,
+    ) -> Result<T, String> {
+        let child = child.borrow_mut();
+        let mut why = format!(
+            "the program did not come to serve in {} s and was ended",
+            PATIENCE.as_secs()
+        );
+        while Instant::now() < self.end {
+            let found = look(child);
+            if (self.told_to_stop)() {
+                why = "this program was told to stop meanwhile; the other one was ended".to_owned();
+                break;
+            }
+            if let Some(found) = found {
+                return Ok(found);
+            }
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        Err(why)
+    }
 }
 
 /// Who waits until another program serves.
@@ -219,28 +292,24 @@ impl Waiting {
     /// Waits until `child` serves.
     ///
     /// # Errors
-    /// If it ends, or does not come to serve in time and is ended.
-    pub(super) fn wait(&self, child: &mut Child) -> Result<(), String> {
-        let end = Instant::now() + PATIENCE;
+    /// If it ends, or is not waited for any longer and is ended.
+    pub(super) fn wait(
+        &self,
+        child: &mut Child,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), String> {
         let mut message = [0; 256];
-        while Instant::now() < end {
+        patience.wait_for(child, |child| {
             if let Ok(n) = self.socket.recv(&mut message)
                 && message[..n].starts_with(b"READY=1")
             {
-                return Ok(());
+                return Some(Ok(()));
             }
-            if let Ok(Some(status)) = child.try_wait() {
-                return Err(format!(
-                    "the program ended before it served ({status}); its messages are in the log"
-                ));
-            }
-        }
-        let _ = child.kill();
-        let _ = child.wait();
-        let seconds = PATIENCE.as_secs();
-        Err(format!(
-            "the program did not come to serve in {seconds} s and was ended"
-        ))
+            let status = child.try_wait().ok().flatten()?;
+            Some(Err(format!(
+                "the program ended before it served ({status}); its messages are in the log"
+            )))
+        })?
     }
 }
 

@@ -420,6 +420,7 @@ pub(crate) fn without_secrets(text: &str) -> String {
             }
         }
     };
+    in_urls(text).for_each(&mut mask);
     match tree::Tree::parse(text, &|_| Some(String::new()), &mut Vec::new()) {
         Some(tree) => tree.secrets().into_iter().for_each(mask),
         // what is not YAML has no values; then everything behind the word goes
@@ -436,6 +437,22 @@ pub(crate) fn without_secrets(text: &str) -> String {
         }
     }
     String::from_utf8(bytes).unwrap_or_default()
+}
+
+/// Where URLs hold what they must not: names and passwords, and queries. They are refused, and the
+/// line is shown.
+fn in_urls(text: &str) -> impl Iterator<Item = std::ops::Range<usize>> {
+    const SCHEME_END: &str = "://";
+    text.match_indices(SCHEME_END).flat_map(move |(at, _)| {
+        let start = at + SCHEME_END.len();
+        let rest = &text[start..];
+        let is_over = |c: char| c.is_whitespace() || "\"',]}".contains(c);
+        let url = &rest[..rest.find(is_over).unwrap_or(rest.len())];
+        let authority = &url[..url.find(['/', '?']).unwrap_or(url.len())];
+        let user = authority.rfind('@').map(|end| start..start + end);
+        let query = url.find('?').map(|at| start + at + 1..start + url.len());
+        user.into_iter().chain(query)
+    })
 }
 
 /// The JSON Schema of the file format.

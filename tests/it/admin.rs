@@ -303,3 +303,24 @@ fn the_level_of_messages_changes_by_command_and_by_signal() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+/// The token is in the file, and the file is broken: that is when one wants to be told why.
+#[test]
+fn a_file_that_is_refused_still_tells_how_to_ask() {
+    let server = Server::named("a");
+    let folder = tempfile::tempdir().unwrap();
+    let Pair { cert, key, .. } = Pair::new();
+    std::fs::write(folder.path().join("cert.pem"), &cert).unwrap();
+    std::fs::write(folder.path().join("key.pem"), key).unwrap();
+    let admin =
+        "{ address: 127.0.0.1:0, token: '${EDGE_TOKEN}', tls: { cert: cert.pem, key: key.pem } }";
+    let env = [("EDGE_TOKEN", "s3cret-canary")];
+    let gateway = Gateway::start_in(folder, &simple(&server, admin), &env);
+    let text = std::fs::read_to_string(gateway.config_path()).unwrap();
+    std::fs::write(gateway.config_path(), text + "nonsense: 1\n").unwrap();
+    let (code, said) = trunkline(&gateway, &["reload"], &env);
+    assert_eq!((code, said.contains("nonsense")), (1, true), "{said}");
+    std::fs::write(gateway.folder.path().join("cert.pem"), "no certificate").unwrap();
+    let (code, said) = trunkline(&gateway, &["reload"], &env);
+    assert_eq!((code, said.contains("check-config")), (1, true), "{said}");
+}

@@ -161,3 +161,20 @@ fn the_log_file_that_was_moved_away_is_left_behind() {
     eventually("lines go there now", || lines("access.log") == 1);
     assert_eq!(lines("access.log.1"), 2);
 }
+
+/// A link is how several versions are installed side by side, and switched between.
+#[test]
+fn what_was_started_by_a_link_is_upgraded_to_where_the_link_leads_then() {
+    let server = Server::named("a");
+    let home = serving(&server);
+    let link = home.path("trunkline");
+    std::os::unix::fs::symlink(BINARY, &link).unwrap();
+    let started = Command::new(&link)
+        .args(["start", "-c", "trunkline.yaml", "--log-file", "log"])
+        .current_dir(home.0.path())
+        .env("TRUNKLINE_PID_FILE", home.path("run/pid"))
+        .status();
+    assert!(started.unwrap().success());
+    let command = std::fs::read(format!("/proc/{}/cmdline", home.pid())).unwrap();
+    assert!(command.starts_with(link.as_os_str().as_encoded_bytes()));
+}

@@ -1,6 +1,10 @@
 //! Keys reach the servers they are for, and nothing else.
 
-use crate::support::{Gateway, Request, Server};
+use std::io::{Read, Write};
+
+use crate::support::client::connect;
+use crate::support::typed::typed;
+use crate::support::{Gateway, Request, Server, eventually};
 
 const CLIENT: &str = "sk-client-canary";
 const POOL_A: &str = "sk-pool-a-canary";
@@ -240,4 +244,54 @@ routes: [{{ pool: openai, fallback: [groq] }}]",
     let gateway = Gateway::start(&yaml(", auth: passthrough"));
     gateway.send(&request);
     assert!(second.seen()[1].text().contains("sk-openai-client"));
+}
+
+/// Pingora writes down request heads at trace, and at debug those that it cannot read.
+#[test]
+fn no_key_is_in_the_log_at_its_most_talkative() {
+    let server = Server::named("a");
+    let gateway = Gateway::start(&format!(
+        "admin: {{ address: 127.0.0.1:0, token: {POOL_B} }}\nlog: {{ access: access.log, level: trace }}\npools: {{ a: {{ kind: openai, servers: ['{}/v1'], api_key: {POOL_A} }} }}\nroutes: [{{ pool: a }}]\n",
+        server.url()
+    ));
+    let asked = with_keys(Request::json("/v1/chat/completions", r#"{"model":"x"}"#));
+    assert_eq!(gateway.send(&asked).status, 200);
+    let shown = Request::get("/status").header("authorization", &format!("Bearer {POOL_B}"));
+    assert_eq!(shown.send(gateway.admin).status, 200);
+    for (at, key) in [(gateway.address, CLIENT), (gateway.admin, POOL_B)] {
+        let mut stream = connect(at);
+        let head = format!(
+            "GET /status HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {key}\r\nno header\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    eventually("the last one is told of", || {
+        gateway.stderr().contains("InvalidHTTPHeader")
+    });
+    let log = gateway.stderr();
+    for key in [CLIENT, POOL_A, POOL_B] {
+        assert!(!log.contains(key), "{log}");
+    }
+}
+
+#[test]
+fn what_is_refused_in_a_url_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = format!(
+        "pools: {{ a: {{ servers: ['http://me:{POOL_A}@127.0.0.1:1/v1', \"http://127.0.0.1:1/v1?key={POOL_B}\"] }} }}\nroutes: [{{ pool: a }}]\n"
+    );
+    std::fs::write(folder.path().join("trunkline.yaml"), yaml).unwrap();
+    let checked = typed(folder.path(), &["check-config"]);
+    assert_eq!(checked.code, 78);
+    for part in [
+        "must not hold credentials",
+        "has no query",
+        "@127.0.0.1:1/v1",
+    ] {
+        assert!(checked.stderr.contains(part), "{}", checked.stderr);
+    }
+    for key in [POOL_A, POOL_B] {
+        assert!(!checked.stderr.contains(key), "{}", checked.stderr);
+    }
 }

@@ -39,6 +39,7 @@ fn with_keys(folder: &Path, arguments: &[&str]) -> Typed {
     let mut command = bare(folder, arguments);
     for name in [
         "OPENAI_API_KEY",
+        "LITELLM_MASTER_KEY",
         "GROQ_API_KEY",
         "ANTHROPIC_API_KEY",
         "CHAT_API_KEY",
@@ -149,7 +150,7 @@ fn litellm_says_what_it_could_not_carry_over() {
         "`rpm` of its parameters is left out",
         "tried in order and not balanced",
         "`router_settings.redis_password` has no counterpart",
-        "clients need no key",
+        "as LITELLM_MASTER_KEY",
         "there is no database",
         "langfuse",
         "its fallback `gpt` could not be carried over",
@@ -166,6 +167,9 @@ fn litellm_says_what_it_could_not_carry_over() {
         );
     }
     assert!(!done.stderr.contains("prometheus"));
+    // who had to show a key must not be let in without one
+    let keys = "keys:\n  - { name: master, key: \"${LITELLM_MASTER_KEY}\" }\n";
+    assert!(done.stdout.contains(keys), "{}", done.stdout);
     let chat = |model: &str| explained(folder.path(), &["/v1/chat/completions", "--model", model]);
     assert_eq!(
         chat("gpt-4"),

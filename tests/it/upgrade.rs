@@ -15,9 +15,14 @@ use crate::support::{Gateway, Request, Server, eventually};
 struct Successor(u32);
 
 impl Successor {
-    /// Who serves now.
+    /// Who serves now. The program before may still answer who asks at once.
     fn of(gateway: &Gateway) -> Self {
-        Successor(process(gateway))
+        let mut serves = gateway.pid();
+        eventually("another one answers", || {
+            serves = process(gateway);
+            serves != gateway.pid()
+        });
+        Successor(serves)
     }
 }
 
@@ -160,6 +165,116 @@ fn a_program_that_cannot_serve_leaves_the_old_one_in_place() {
     );
     assert_eq!(process(&gateway), before);
     assert_eq!(gateway.post("/v1/x", "{}").status, 200);
+}
+
+/// A folder whose `trunkline` leads to the real one, until another is installed in its place.
+struct Installed(tempfile::TempDir);
+
+impl Installed {
+    fn new() -> Self {
+        let installed = Installed(tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(BINARY, installed.path("trunkline")).unwrap();
+        installed
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A script in place of the real one.
+    fn replace(&self, script: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let new = self.path("new");
+        std::fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::rename(new, self.path("trunkline")).unwrap();
+    }
+
+    fn start(&self, yaml: &str) -> Gateway {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("trunkline.yaml");
+        std::fs::write(&config, yaml).unwrap();
+        let mut command = Command::new(self.path("trunkline"));
+        command.arg("--config").arg(config);
+        command.env("TRUNKLINE_PID_FILE", self.path("pid"));
+        Gateway::run(command, folder, yaml)
+    }
+}
+
+fn on_ports_of_its_own(server: &Server) -> String {
+    format!(
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\n{}",
+        routed(server)
+    )
+}
+
+/// Whoever stops the program must not find it running on, as the one that was about to take over,
+/// nor wait until that one has made up its mind.
+#[test]
+fn told_to_stop_during_an_upgrade_both_programs_end() {
+    let server = Server::named("a");
+    let checks = "[ \"$1\" = check-config ] && exit 0";
+    let hangs_at_once = "touch $0.begun; exec sleep 60".to_owned();
+    let hangs_later = format!("{checks}; touch $0.begun; exec sleep 60");
+    let is_slow = format!("{checks}; touch $0.begun; sleep 2; exec {BINARY} \"$@\"");
+    for script in [hangs_at_once, hangs_later, is_slow] {
+        let installed = Installed::new();
+        let mut gateway = installed.start(&on_ports_of_its_own(&server));
+        installed.replace(&script);
+        gateway.signal("QUIT");
+        eventually("the other one begins", || {
+            installed.path("trunkline.begun").exists()
+        });
+        assert_eq!(gateway.post("/v1/x", "{}").status, 200, "{script}");
+        gateway.signal("TERM");
+        assert_eq!(gateway.wait(Duration::from_secs(10)), 0, "{script}");
+        // what the script has started may hold the socket for a while
+        eventually("nobody listens any more", || {
+            TcpStream::connect(gateway.address).is_err()
+        });
+        assert!(!installed.path("pid").exists(), "{script}");
+    }
+}
+
+#[test]
+fn a_failed_upgrade_leaves_the_pid_file_to_the_program_that_goes_on() {
+    let server = Server::named("a");
+    let installed = Installed::new();
+    let gateway = installed.start(&on_ports_of_its_own(&server));
+    installed.replace(
+        "[ \"$1\" = check-config ] || echo $$ > $TRUNKLINE_PID_FILE; [ $1 = check-config ]",
+    );
+    let (code, said) = trunkline(&gateway, &["upgrade"]);
+    assert_eq!(
+        (code, said.contains("ended before it served")),
+        (1, true),
+        "{said}"
+    );
+    let pid = std::fs::read_to_string(installed.path("pid")).unwrap();
+    assert_eq!(pid.trim(), gateway.pid().to_string());
+}
+
+/// Clients that connect to an open socket which nobody serves wait for ever.
+#[test]
+fn a_socket_that_the_new_program_does_not_want_is_closed() {
+    let server = Server::named("a");
+    let extra = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = extra.local_addr().unwrap();
+    drop(extra);
+    let with = |listen: String| format!("{listen}\nadmin: 127.0.0.1:0\n{}", routed(&server));
+    let both = with(format!("listen: ['127.0.0.1:0', '{address}']"));
+    let mut gateway = Gateway::start(&both);
+    assert!(TcpStream::connect(address).is_ok());
+    std::fs::write(gateway.config_path(), with("listen: 127.0.0.1:0".into())).unwrap();
+    let (code, said) = trunkline(&gateway, &["upgrade"]);
+    assert_eq!(code, 0, "{said}");
+    let _after = Successor::of(&gateway);
+    assert_eq!(gateway.wait(Duration::from_secs(20)), 0);
+    assert!(TcpStream::connect(address).is_err());
+    std::fs::write(gateway.config_path(), both).unwrap();
+    let (code, said) = trunkline(&gateway, &["reload"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(Request::json("/v1/x", "{}").send(address).status, 200);
 }
 
 #[test]

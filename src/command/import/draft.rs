@@ -6,6 +6,8 @@ pub(super) struct Draft {
     pub(super) listeners: Vec<Listener>,
     pub(super) pools: Vec<Pool>,
     pub(super) routes: Vec<Route>,
+    /// Keys of clients.
+    pub(super) keys: Vec<Yaml>,
     /// Keys of `limits`.
     pub(super) limits: Map,
     /// What could not be carried over, and what is different now.

@@ -22,8 +22,8 @@ use crate::config::{self, problem::Problem};
 use draft::Draft;
 
 const HELP: &str = "\
-What cannot be said here is told on stderr and in comments of the file. Keys that
-stand in the file become ${VARIABLES}: no key is printed.
+What cannot be said here is told on stderr and in comments of the file. Keys
+that stand in the file become ${VARIABLES}: no key is printed.
 
 Examples:
   trunkline import litellm config.yaml > trunkline.yaml

@@ -35,6 +35,12 @@ pub(super) fn write(draft: &Draft, program: &str, file: &str) -> String {
     for route in &draft.routes {
         write_route(&mut out, route);
     }
+    if !draft.keys.is_empty() {
+        let _ = writeln!(out, "keys:");
+    }
+    for key in &draft.keys {
+        let _ = writeln!(out, "  - {}", flow(key));
+    }
     if !draft.limits.is_empty() {
         let _ = writeln!(out, "limits: {}", flow_map(&draft.limits));
     }

@@ -4,6 +4,9 @@ use serde_yaml::Value;
 
 use super::super::draft::{Draft, Map, Pool, Yaml};
 
+/// What LiteLLM itself reads the master key from.
+const MASTER_KEY: &str = "LITELLM_MASTER_KEY";
+
 /// What of it holds for every pool or route.
 #[derive(Default)]
 pub(super) struct Settings {
@@ -175,13 +178,30 @@ fn balance(strategy: Option<&str>, draft: &mut Draft) -> &'static str {
     rule
 }
 
+/// Who had to show a key shows it still.
+fn master_key(value: &Value, draft: &mut Draft) {
+    let Some(key) = value.as_str().filter(|key| !key.is_empty()) else {
+        return;
+    };
+    let variable = key.strip_prefix("os.environ/").unwrap_or_else(|| {
+        draft.todo(format!(
+            "the master key stood in the file and is not printed: put it into the environment as \
+             {MASTER_KEY}, or give it as `key_file`"
+        ));
+        MASTER_KEY
+    });
+    let mut key = Map::default();
+    key.set("name", Yaml::plain("master"));
+    key.set("key", Yaml::Variable(variable.to_owned()));
+    draft.keys.push(Yaml::Map(key));
+}
+
 fn general(name: &str, value: &Value, draft: &mut Draft) {
     let message = match name {
-        "master_key" => "`general_settings.master_key` is not carried over: clients need no key, \
-             so listen only where you trust everybody"
-            .to_owned(),
+        "master_key" => return master_key(value, draft),
         "database_url" | "store_model_in_db" | "database_connection_pool_limit" => format!(
-            "`general_settings.{name}`: there is no database, and no virtual keys or budgets with it"
+            "`general_settings.{name}`: there is no database, and no virtual keys or budgets with \
+             it; `trunkline key new` makes a key for each client"
         ),
         "completion_model" => return,
         _ if matches!(value, Value::Bool(false) | Value::Null) => return,
