@@ -295,7 +295,8 @@ pub(crate) fn loop_detected() -> Reply {
 
 /// `back_in`: when one may be asked again, as far as that is known.
 pub(crate) fn no_server_available(pools: &str, back_in: Duration) -> Reply {
-    let message = format!("No server is available: every server of {pools} is down or ejected.");
+    let message =
+        format!("No server is available: every server of {pools} is down, ejected or drained.");
     let reply = unavailable(&message);
     final_word(come_back(reply, back_in))
 }

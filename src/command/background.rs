@@ -79,8 +79,10 @@ fn read_pid(path: &Path) -> Result<Option<u32>, String> {
 /// What a file with a process id leads to.
 enum Lead {
     Runs(u32),
-    /// The process has ended, or its number is another program's by now.
+    /// The process has ended.
     Gone(u32),
+    /// Its number is another program's by now, with this name.
+    Other(u32, String),
     Nowhere,
 }
 
@@ -88,14 +90,19 @@ fn follow(path: &Path) -> Result<Lead, String> {
     Ok(match read_pid(path)? {
         None => Lead::Nowhere,
         Some(pid) if is_one_of_us(pid) => Lead::Runs(pid),
+        Some(pid) if is_alive(pid) => Lead::Other(pid, name_of(&pid.to_string())),
         Some(pid) => Lead::Gone(pid),
     })
 }
 
 /// Whether a process runs, and runs this program.
 fn is_one_of_us(pid: u32) -> bool {
-    let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-    name(&pid.to_string()).is_some_and(|of| Some(of) == name("self")) && is_alive(pid)
+    is_alive(pid) && name_of(&pid.to_string()) == name_of("self")
+}
+
+fn name_of(pid: &str) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    name.unwrap_or_default().trim_end().to_owned()
 }
 
 fn is_alive(pid: u32) -> bool {
@@ -149,6 +156,12 @@ pub(crate) fn start(options: &Start) -> u8 {
             let file = pid_file.display();
             eprintln!(
                 "trunkline: {file} is left over from process {pid}, which is gone; starting anew"
+            );
+        }
+        Ok(Lead::Other(pid, name)) => {
+            let file = pid_file.display();
+            eprintln!(
+                "trunkline: {file} names process {pid}, which is `{name}` by now; starting anew"
             );
         }
         Ok(Lead::Nowhere) => {}
@@ -281,6 +294,12 @@ pub(crate) fn stop(options: &Stop) -> u8 {
             let _ = std::fs::remove_file(&pid_file);
             eprintln!(
                 "trunkline: not running: process {pid} of {file} is gone; the file was removed"
+            );
+            return NOT_RUNNING;
+        }
+        Ok(Lead::Other(pid, name)) => {
+            eprintln!(
+                "trunkline: not running: process {pid} of {file} is `{name}`, which is left alone"
             );
             return NOT_RUNNING;
         }

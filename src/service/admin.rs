@@ -115,7 +115,9 @@ impl Admin {
             Ok(Ok(done)) if asked => (StatusCode::OK, format!("{done}\n")),
             Ok(Err(why)) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{why}\n")),
             _ => {
-                let stopping = "the program is stopping\n".to_owned();
+                let stopping =
+                    "the program is stopping, or another one has just taken over: ask again\n"
+                        .to_owned();
                 (StatusCode::SERVICE_UNAVAILABLE, stopping)
             }
         }
@@ -236,8 +238,8 @@ impl Admin {
     fn admit(&self, session: &ServerSession) -> Result<(), Denial> {
         let snapshot = self.edge.snapshot();
         let Some(admin) = &snapshot.gateway.config.admin else {
-            // the listener is about to end
-            return Ok(());
+            // the listener is about to end, and with it what it asked for
+            return Err(Denial::Token);
         };
         let head = session.req_header();
         let digest = session

@@ -139,6 +139,7 @@ impl<'a> Tries<'a> {
                 )),
                 Some(_) => Err(Failure::new("200, but a WAV file without sound in it")),
                 None if size == 0 => Err(Failure::new("200, but not a byte of audio")),
+                None if is_text(answer) => Err(Failure::new("200, but text and no audio")),
                 None => Ok(format!("spoke {} KiB that are no WAV", size / 1024)),
             };
             if said.is_ok() {
@@ -297,4 +298,10 @@ fn form(model: &str, audio: &[u8]) -> Vec<u8> {
     body.extend_from_slice(audio);
     body.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());
     body
+}
+
+/// Whether an answer says itself that nobody can hear it.
+fn is_text(answer: &Answer) -> bool {
+    let kind = answer.header("content-type").unwrap_or_default();
+    kind.starts_with("text/") || kind.starts_with("application/json")
 }
