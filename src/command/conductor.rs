@@ -30,6 +30,8 @@ pub(super) struct Conductor<'a> {
     pub(super) program: &'a Program,
     /// What the configuration was read from, as it was then: a start takes its time.
     pub(super) files: Files,
+    /// Heard from before the listeners are open.
+    pub(super) signals: Signals,
 }
 
 /// How the program ends.
@@ -52,12 +54,11 @@ enum Heard {
 impl Conductor<'_> {
     /// Does what it is told until that is to end.
     pub(super) async fn until_the_end(mut self) -> End {
-        let mut signals = Signals::new();
         // when messages are shown as configured again
         let mut quiet_again: Option<Instant> = None;
         loop {
             let heard = tokio::select! {
-                heard = signals.next() => heard,
+                heard = self.signals.next() => heard,
                 Some(order) = self.orders.recv() => Heard::Order(order),
                 () = sleep(LOOK) => match self.files.changed() {
                     true => Heard::Changed,
@@ -84,7 +85,7 @@ impl Conductor<'_> {
             let before = self.reload.look();
             let done = match what {
                 What::Reload => self.reload.run(by, by != "a changed file").await,
-                What::Upgrade => self.upgrade(by, &mut signals),
+                What::Upgrade => self.upgrade(by),
                 What::ReopenLogs => self.reload.reopen_logs(),
                 What::LogLevel(level, time) => {
                     quiet_again = time.map(|time| Instant::now() + time);
@@ -108,7 +109,7 @@ impl Conductor<'_> {
     ///
     /// # Errors
     /// If it cannot; then this one goes on as it was.
-    fn upgrade(&self, by: &str, signals: &mut Signals) -> Result<String, String> {
+    fn upgrade(&mut self, by: &str) -> Result<String, String> {
         log::info!("an upgrade begins (asked for by {by})");
         let running = self.reload.running;
         let drained = running.edge.snapshot().gateway.drained(Instant::now());
@@ -117,7 +118,7 @@ impl Conductor<'_> {
         // it waits, for a process and not for a future
         let taken = tokio::task::block_in_place(|| {
             let sockets = sockets.map_err(|e| format!("the sockets cannot be handed over: {e}"))?;
-            let mut told_to_stop = || signals.told_to_stop();
+            let mut told_to_stop = || self.signals.told_to_stop();
             self.program
                 .take_over(config, sockets, &drained, &mut told_to_stop)
         });
@@ -129,7 +130,7 @@ impl Conductor<'_> {
                 Ok(message)
             }
             Err(why) => {
-                match signals.stop {
+                match self.signals.stop {
                     true => log::info!("the upgrade is over: {why}"),
                     false => log::error!("the upgrade failed, and this program goes on: {why}"),
                 }
@@ -157,14 +158,14 @@ fn show(level: Option<Level>) -> String {
     message
 }
 
-struct Signals {
+pub(super) struct Signals {
     all: [(Signal, fn() -> Heard); 6],
     /// Told to stop while nobody listened to anything else.
     stop: bool,
 }
 
 impl Signals {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let listen = |kind, heard: fn() -> Heard| {
             (
                 signal(kind).expect("signals can be listened to at start-up"),

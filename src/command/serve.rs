@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::background::{self, PidFile};
-use super::conductor::{Conductor, End};
+use super::conductor::{Conductor, End, Signals};
 use super::listeners::{Listeners, Prepared, Serving, lock, watch_certificates};
 use super::reload::{Files, Reload};
 use super::upgrade::{self, Inherited, Program};
@@ -198,6 +198,8 @@ async fn serve(
     })
     .await;
     running.set_limits(limits);
+    // before anybody knows that it runs, and may tell it to stop
+    let signals = Signals::new();
     let _pid_file = options.pid_file.as_deref().map(PidFile::write);
     running.serve_listeners(prepared).map_err(failed)?;
     drain_as_before(&running.edge);
@@ -222,6 +224,7 @@ async fn serve(
         orders,
         program,
         files,
+        signals,
     };
     match conductor.until_the_end().await {
         End::Stopped => stop(&running).await,

@@ -32,7 +32,7 @@ impl Show {
 pools:
   kokoro:
     servers: [{{ url: "{}", name: gpu-a, slots: 4 }}, {{ url: "{}", name: gpu-b, slots: 2 }}]
-    health: {{ tcp: true, interval: 200ms, fall: 1, rise: 1 }}
+    health: {{ tcp: true, interval: 200ms, fall: 4, rise: 1 }}
     eject: false
   cloud: {{ servers: [{{ url: "{}", name: openai }}], health: false }}
 routes:
