@@ -3,6 +3,7 @@
 # make test-otlp  the tests of a program built with traces
 # make check  format, lints and tests: what CI runs
 # make failover  a minute of failures under load, with a table
+# make changes   100 reloads and an upgrade under load, with the built-for-speed program
 # make bench  the benchmark beside HAProxy and nginx (installs both with apt)
 # make deb    a Debian package, with unit and configuration
 # make dist   the binary for packages and benchmarks: fat LTO, slow to build
@@ -116,6 +117,11 @@ test-otlp: $(CMAKE_SETUP)
 # a minute of 200 requests in flight while one box is killed and one falls silent
 failover: $(CMAKE_SETUP)
 	TRUNKLINE_FAILOVER_SECONDS=60 cargo test --release --locked --test it failover:: -- --nocapture
+
+# reloads under 200 streams and as many requests as come, and an upgrade
+changes: $(CMAKE_SETUP)
+	cargo test --release --locked --test it a_hundred_reloads -- --nocapture
+	cargo test --release --locked --test it an_upgrade_under_load -- --nocapture
 
 fmt:
 	cargo fmt --check

@@ -97,6 +97,7 @@ impl Reload<'_> {
             let listeners = lock(&running.listeners);
             listeners.prepare(&config, &mut Inherited::default(), &running.edge.metrics)?
         };
+        running.keep_budgets(config.budget_file.clone())?;
         let (log, log_before) = (&config.log, &before.gateway.config.log);
         if log != log_before {
             let opened = running

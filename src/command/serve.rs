@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pingora::connectors::ConnectorOptions;
@@ -55,6 +55,8 @@ pub(super) struct Running {
     gate: Arc<Gate>,
     admin_gate: Arc<Gate>,
     admin: Arc<Admin>,
+    /// What keys have spent, once some have budgets.
+    spending: Mutex<Option<Arc<Spending>>>,
     /// Where the configuration is from, for people.
     source: String,
 }
@@ -96,6 +98,34 @@ impl Running {
             source: &self.source,
         };
         lock(&self.listeners).serve(prepared, &serving)
+    }
+
+    /// Reads what keys have spent, and writes it from now on. The file is the first one that a
+    /// configuration names.
+    ///
+    /// # Errors
+    /// If the file cannot be used.
+    pub(super) fn keep_budgets(&self, file: Option<PathBuf>) -> Result<(), String> {
+        let Some(file) = file else { return Ok(()) };
+        let mut kept = self.spending.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = &*kept {
+            if kept.file != file {
+                log::warn!("`budgets.file` changes only with `trunkline upgrade` or a restart");
+            }
+            return Ok(());
+        }
+        let ledger = self.edge.snapshot().gateway.limits.ledger.clone();
+        let spending = Arc::new(Spending::open(ledger, file)?);
+        tokio::spawn(spending.clone().keep());
+        *kept = Some(spending);
+        Ok(())
+    }
+
+    fn write_budgets(&self) {
+        let kept = self.spending.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = kept.as_ref().map(|spending| spending.write()) {
+            log::error!("what keys have spent cannot be written: {error}");
+        }
     }
 
     pub(super) fn set_limits(&self, limits: config::Limits) {
@@ -198,12 +228,13 @@ async fn serve(
     })
     .await;
     running.set_limits(limits);
+    let budget_file = running.edge.snapshot().gateway.config.budget_file.clone();
+    running.keep_budgets(budget_file).map_err(failed)?;
     // before anybody knows that it runs, and may tell it to stop
     let signals = Signals::new();
     let _pid_file = options.pid_file.as_deref().map(PidFile::write);
     running.serve_listeners(prepared).map_err(failed)?;
     drain_as_before(&running.edge);
-    let spending = keep_budgets(&running.edge).map_err(failed)?;
     tokio::spawn(watch_certificates(running.listeners.clone()));
     if let (Some(embedded), Some(address)) = (embedded, address) {
         running.edge.metrics.demo.set(i64::from(embedded.is_demo()));
@@ -231,9 +262,7 @@ async fn serve(
         End::Replaced => leave(&running).await,
     }
     running.edge.access_log.flush();
-    if let Some(Err(error)) = spending.map(|spending| spending.write()) {
-        log::error!("what keys have spent cannot be written: {error}");
-    }
+    running.write_budgets();
     #[cfg(feature = "otlp")]
     if let Some(traces) = traces {
         traces.finish().await;
@@ -337,6 +366,7 @@ async fn start(
         listeners: Arc::default(),
         gate: Gate::new(0, None),
         admin_gate: Gate::new(0, None),
+        spending: Mutex::default(),
         source: admin.config.clone(),
         admin,
         edge,
@@ -373,18 +403,6 @@ pub(super) fn set_logger(log: &config::Log, options: &Run) {
 pub(super) fn access_format(log: &config::Log) -> Format {
     let default = || logger::default_format(&std::io::stdout());
     log.format.unwrap_or_else(default)
-}
-
-/// Reads what keys have spent, and writes it from now on.
-fn keep_budgets(edge: &Arc<Edge>) -> Result<Option<Arc<Spending>>, String> {
-    let snapshot = edge.snapshot();
-    let gateway = &snapshot.gateway;
-    let Some(file) = gateway.config.budget_file.clone() else {
-        return Ok(None);
-    };
-    let spending = Arc::new(Spending::open(gateway.limits.ledger.clone(), file)?);
-    tokio::spawn(spending.clone().keep());
-    Ok(Some(spending))
 }
 
 /// Servers that the program before had drained stay drained.

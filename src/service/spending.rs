@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// A ledger and its file.
 pub(crate) struct Spending {
     ledger: Arc<Ledger>,
-    file: PathBuf,
+    pub(crate) file: PathBuf,
 }
 
 impl Spending {

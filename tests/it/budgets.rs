@@ -117,6 +117,43 @@ fn a_budget_is_spent_by_price_told_and_kept_over_a_restart() {
 }
 
 #[test]
+fn a_budget_that_comes_with_a_reload_is_kept_like_any_other() {
+    let server = chatting();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("spending.json");
+    let with = with_budget(&server, &file, "5");
+    let gateway = Gateway::start(&with.replace(", budget: 5", ""));
+    assert_eq!(
+        gateway
+            .send(&chat("gpt-large"))
+            .header("x-budget-remaining"),
+        None
+    );
+    let text = std::fs::read_to_string(gateway.config_path()).unwrap();
+    let text = text.replace(&format!("key: {KEY}"), &format!("key: {KEY}, budget: 5"));
+    std::fs::write(gateway.config_path(), text).unwrap();
+    assert_eq!(
+        Request::new("POST", "/reload").send(gateway.admin).status,
+        200
+    );
+    gateway.send(&chat("gpt-large"));
+    eventually("it is written", || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|spent| {
+            let months = spent
+                .as_object()
+                .unwrap()
+                .values()
+                .cloned()
+                .collect::<Vec<_>>();
+            months
+                .iter()
+                .any(|month| is_about(month["alice"].as_f64().unwrap_or(0.0), 2.0))
+        })
+    });
+}
+
+#[test]
 fn what_fails_costs_nothing_and_streams_cost_what_they_used() {
     let failing = Server::failing(500);
     let folder = tempfile::tempdir().unwrap();
