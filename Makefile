@@ -31,7 +31,7 @@ define need_pip
 } || { echo "apt could not: install python3-pip yourself (or cmake, for make run)"; exit 1; }
 endef
 
-.PHONY: run build test test-otlp failover check fmt lint unit sdk-setup browser-setup deploy-tools bench dist schema deb clean
+.PHONY: run build test test-otlp failover changes check fmt lint unit sdk-setup browser-setup deploy-tools bench dist schema deb clean
 
 run: build
 	@exec $(TARGET)/release/trunkline $(ARGS)

@@ -2,20 +2,19 @@
 //! process id.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
+use super::progress;
 use super::upgrade::{Patience, Program, READY, Waiting};
 use crate::cli::{FAILED, NOT_RUNNING, OK, Start, Stop};
 
 /// How often it is looked whether a process has ended.
 const LOOK: Duration = Duration::from_millis(20);
-/// After how long it is said that something is waited for, and how often again.
-const TELL: Duration = Duration::from_secs(2);
 /// As the environment of `run` says it, so that an upgraded program keeps it.
 const PID_FILE: &str = "TRUNKLINE_PID_FILE";
 /// Set for a program that leaves the terminal it was started from.
@@ -230,7 +229,10 @@ fn launch(pid_file: &Path, mut log: File) -> Result<Launched, String> {
     let mut child = command
         .spawn()
         .map_err(|e| format!("it cannot be started: {e}"))?;
-    match waiting.wait(&mut child, &mut Patience::new(&mut || false)) {
+    let shown = progress::show("the program");
+    let waited = waiting.wait(&mut child, &mut Patience::new(&mut || false));
+    drop(shown);
+    match waited {
         Ok(()) => Ok(Launched::Serves(child.id())),
         Err(why) => Ok(ended(&mut child, &mut log, begin, &why)),
     }
@@ -324,17 +326,11 @@ pub(crate) fn stop(options: &Stop) -> u8 {
 }
 
 fn wait_for_end(pid: u32) -> u8 {
-    let begun = Instant::now();
-    let mut told = 0;
+    let waiting = progress::show("requests in flight");
     while is_alive(pid) {
-        let waited = begun.elapsed();
-        let due = (waited.as_millis() / TELL.as_millis()) as u32;
-        if due > told && io::stderr().is_terminal() {
-            told = due;
-            eprintln!("waiting for requests in flight ({} s)", waited.as_secs());
-        }
         std::thread::sleep(LOOK);
     }
+    drop(waiting);
     println!("trunkline has stopped");
     OK
 }

@@ -16,6 +16,7 @@ pub(crate) mod key;
 mod listeners;
 mod logger;
 pub(crate) mod man;
+mod progress;
 pub(crate) mod reference;
 mod reload;
 pub(crate) mod remote;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::admin_client::{AdminClient, Answer};
+use super::progress;
 use crate::cli::{FAILED, NOT_RUNNING, OK, Output, Remote};
 use crate::config::Level;
 
@@ -16,7 +17,9 @@ const UPGRADE_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Asks for something to be done; says how that went and with which code to exit.
 fn order(remote: &Remote, target: &str, patience: Duration) -> u8 {
+    let waiting = progress::show("the program");
     let asked = AdminClient::find(remote).and_then(|client| client.ask("POST", target, patience));
+    drop(waiting);
     match asked {
         Ok(Answer { status: 200, body }) => {
             print!("{body}");

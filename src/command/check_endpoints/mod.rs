@@ -3,7 +3,6 @@
 
 mod audio;
 mod choose;
-mod progress;
 mod report;
 mod target;
 mod tries;

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use super::choose::{self, Choice};
 use super::target::Target;
-use super::{Endpoint, Failure, Options, Outcome, Told, audio, progress};
+use super::{Endpoint, Failure, Options, Outcome, Told, audio};
 use crate::command::client::{Answer, Fault, Request};
 use crate::command::models_in;
+use crate::command::progress;
 use crate::unit::printable;
 
 /// What is said. Whisper hears it right, and it takes few seconds.
