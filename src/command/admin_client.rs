@@ -4,10 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use super::client::{Client, Fault, Identity, Request, Trust, certificates};
+use super::client::{Client, Fault, Identity, Request, Trust};
 use crate::cli::Remote;
 use crate::command::source::{self, Source};
-use crate::config::{Admin, ServerUrl};
+use crate::config::{Admin, ServerUrl, certificates_in};
 use crate::unit::Secret;
 
 /// Where a running program is asked, and what it is shown.
@@ -54,7 +54,7 @@ impl AdminClient {
         let trust = match &admin.tls {
             // whoever signed it: nobody else has it
             Some(tls) => Some(Trust::Exactly(
-                certificates(&tls.files.cert)?.swap_remove(0),
+                certificates_in(&tls.files.cert)?.swap_remove(0),
             )),
             None => None,
         };

@@ -70,6 +70,8 @@ impl Conductor<'_> {
                     }
                 },
             };
+            // certificates are polled too, and told of by who does
+            let polled = matches!(heard, Heard::Changed);
             let (what, order, by) = match heard {
                 Heard::Stop => return End::Stopped,
                 Heard::Debug => {
@@ -81,10 +83,14 @@ impl Conductor<'_> {
                 Heard::Signal(what) => (what, None, "a signal"),
                 Heard::Order(order) => (order.what, Some(order), "the admin listener"),
             };
-            // taken before the files are read: what is written meanwhile is another change
-            let before = self.reload.look();
             let done = match what {
-                What::Reload => self.reload.run(by, by != "a changed file").await,
+                What::Reload => {
+                    // taken before the files are read: what is written meanwhile is another change
+                    let before = self.reload.look();
+                    let done = self.reload.run(by, !polled).await;
+                    self.files = self.reload.look_since(before);
+                    done
+                }
                 What::Upgrade => self.upgrade(by),
                 What::ReopenLogs => self.reload.reopen_logs(),
                 What::LogLevel(level, time) => {
@@ -92,9 +98,6 @@ impl Conductor<'_> {
                     Ok(show_for(level, time))
                 }
             };
-            if what == What::Reload {
-                self.files = self.reload.look_since(before);
-            }
             let replaced = what == What::Upgrade && done.is_ok();
             if let Some(order) = order {
                 let _ = order.done.send(done);

@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pki_types::pem::PemObject;
+use pki_types::pem::{Error, PemObject};
 use pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::RootCertStore;
 use rustls::crypto::ring;
@@ -182,13 +182,29 @@ impl Certificate {
 }
 
 /// The certificates in a PEM file; at least one.
+///
+/// # Errors
+/// If there is none, in words.
+pub(crate) fn certificates_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    collected(CertificateDer::pem_file_iter(file), file)
+}
+
+/// The same of what a PEM file held.
 fn certificates(
     content: &Result<Vec<u8>, String>,
     file: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, String> {
+    let content = content.as_ref().map_err(String::clone)?;
+    collected(Ok(CertificateDer::pem_slice_iter(content)), file)
+}
+
+fn collected(
+    found: Result<impl Iterator<Item = Result<CertificateDer<'static>, Error>>, Error>,
+    file: &Path,
+) -> Result<Vec<CertificateDer<'static>>, String> {
     let file = file.display();
-    let found = CertificateDer::pem_slice_iter(content.as_ref().map_err(String::clone)?)
-        .collect::<Result<Vec<_>, _>>()
+    let found = found
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|e| format!("no certificate can be read from `{file}`: {e}"))?;
     match found.is_empty() {
         true => Err(format!("`{file}` holds no certificate in PEM form")),

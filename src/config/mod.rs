@@ -27,7 +27,7 @@ use http::{HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
 pub(crate) use admin::Admin;
-pub(crate) use certificate::{Certificate, CertificateFiles};
+pub(crate) use certificate::{Certificate, CertificateFiles, certificates_in};
 pub(crate) use conditions::Naming;
 pub(crate) use file::{
     Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, TlsVersion, Zone,

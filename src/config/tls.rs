@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use pki_types::PrivateKeyDer;
 use pki_types::pem::PemObject;
-use pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::file;
 use super::problem::Problem;
@@ -114,14 +114,9 @@ pub(super) fn resolve(
 }
 
 fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, String> {
-    let name = file.display();
-    let found = CertificateDer::pem_file_iter(file)
-        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-        .map_err(|e| format!("no certificate can be read from `{name}`: {e}"))?;
-    if found.is_empty() {
-        return Err(format!("`{name}` holds no certificate in PEM form"));
-    }
+    let found = super::certificate::certificates_in(file)?;
     for der in &found {
+        let name = file.display();
         x509_parser::parse_x509_certificate(der)
             .map_err(|e| format!("`{name}` holds something that is no certificate: {e}"))?;
     }

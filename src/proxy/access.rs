@@ -134,14 +134,14 @@ impl Proxy {
         if x.key(|key| !key.may_take(&settings.name)) {
             return Err(reply::route_not_allowed(&settings.name).into());
         }
-        let model = x.record.model.clone();
-        let may_ask = |key: &Key| match &model {
+        let model = x.record.model.as_deref();
+        let may_ask = |key: &Key| match model {
             Some(model) => key.may_ask(model),
             // a body that names none may mean any
             None => key.models.is_empty() || length == Some(0),
         };
         if x.key(|key| !may_ask(key)) {
-            return Err(reply::model_not_allowed(model.as_deref()).into());
+            return Err(reply::model_not_allowed(model).into());
         }
         let meter = gateway.limits.route(route);
         if meter.limits_something() {
@@ -157,6 +157,15 @@ impl Proxy {
         }
         x.tell_what_is_left();
         Ok(())
+    }
+}
+
+/// What is asked of one limit. An estimate is no reason to refuse for good: it asks for what there
+/// is, at most.
+fn asked(meter: &Meter, unit: Unit, n: u64) -> u64 {
+    match unit {
+        Unit::Tokens => meter.at_most(unit, n),
+        _ => n,
     }
 }
 
@@ -226,14 +235,9 @@ impl Exchange {
     /// Takes so much of every limit there is, or of none.
     fn reserve(&mut self, unit: Unit, n: u64, metrics: &Metrics) -> Result<(), Stop> {
         for (at, (scope, meter)) in self.taken.meters.iter().enumerate() {
-            // an estimate is no reason to refuse for good: it asks for what there is, at most
-            let n = match unit {
-                Unit::Tokens => meter.at_most(unit, n),
-                _ => n,
-            };
-            if let Err(exceeded) = meter.take(unit, n, self.started) {
+            if let Err(exceeded) = meter.take(unit, asked(meter, unit, n), self.started) {
                 for (_, before) in &self.taken.meters[..at] {
-                    before.settle(unit, n, 0, self.started);
+                    before.settle(unit, asked(before, unit, n), 0, self.started);
                 }
                 let scope = *scope;
                 return Err(self.refused(scope, exceeded, metrics));
@@ -345,10 +349,7 @@ impl Exchange {
         for (unit, reserved) in &taken.reserved {
             let used = self.used(*unit, *reserved);
             for (_, meter) in &taken.meters {
-                let reserved = match unit {
-                    Unit::Tokens => meter.at_most(*unit, *reserved),
-                    _ => *reserved,
-                };
+                let reserved = asked(meter, *unit, *reserved);
                 meter.settle(*unit, reserved, used, self.started);
             }
         }

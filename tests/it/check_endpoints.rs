@@ -1,24 +1,8 @@
 //! `trunkline check-endpoints`: the round trip as a user sees it.
 
-use std::process::Command;
-
-use crate::support::gateway::BINARY;
 use crate::support::tls::Pair;
 use crate::support::typed::{Typed, bare, run, typed};
 use crate::support::{Gateway, Server};
-
-/// Without a configuration: all three are stand-ins' on most machines.
-fn embedded() -> Gateway {
-    let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(BINARY);
-    command
-        .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-        .current_dir(folder.path())
-        .env("HOME", folder.path())
-        .env_remove("XDG_CONFIG_HOME")
-        .env_remove("TRUNKLINE_CONFIG");
-    Gateway::run(command, folder, "")
-}
 
 fn check(gateway: &Gateway, more: &[&str]) -> Typed {
     let url = format!("http://{}", gateway.address);
@@ -67,7 +51,7 @@ fn at_home(server: &Server) -> String {
 
 #[test]
 fn the_embedded_default_passes_at_once() {
-    let gateway = embedded();
+    let gateway = Gateway::without_file();
     let all = check(&gateway, &["--format", "json"]).json();
     assert_eq!(all["ok"], true, "{all:#}");
     let served: Vec<&str> = all["endpoints"]

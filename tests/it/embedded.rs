@@ -5,21 +5,9 @@ use std::process::Command;
 use crate::support::gateway::BINARY;
 use crate::support::{Gateway, Request, Server, eventually, form};
 
-fn bare() -> Gateway {
-    let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(BINARY);
-    command
-        .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-        .current_dir(folder.path())
-        .env("HOME", folder.path())
-        .env_remove("XDG_CONFIG_HOME")
-        .env_remove("TRUNKLINE_CONFIG");
-    Gateway::run(command, folder, "")
-}
-
 #[test]
 fn without_a_file_speech_transcription_and_chat_are_answered() {
-    let gateway = bare();
+    let gateway = Gateway::without_file();
     let speech = gateway.post("/v1/audio/speech", r#"{"model":"tts-1","input":"Hello there, how are you?","voice":"nova","response_format":"wav"}"#);
     assert_eq!(
         (speech.status, speech.header("content-type")),
@@ -92,7 +80,7 @@ fn without_a_file_speech_transcription_and_chat_are_answered() {
 
 #[test]
 fn stopping_a_stand_in_shows_fallback_and_starting_it_brings_it_back() {
-    let gateway = bare();
+    let gateway = Gateway::without_file();
     let served = || {
         gateway
             .post("/v1/chat/completions", "{}")

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::ServerUrl;
 
-pub(super) use tls::{Identity, Trust, certificates};
+pub(super) use tls::{Identity, Trust};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);

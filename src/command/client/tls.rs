@@ -13,6 +13,8 @@ use rustls::{
     StreamOwned,
 };
 
+use crate::config::certificates_in;
+
 /// Which certificates are believed.
 #[derive(Clone, Debug)]
 pub(crate) enum Trust {
@@ -40,7 +42,7 @@ impl Identity {
     pub(crate) fn read(cert: &Path, key: &Path) -> Result<Self, String> {
         let read = PrivateKeyDer::from_pem_file(key);
         Ok(Identity {
-            chain: certificates(cert)?,
+            chain: certificates_in(cert)?,
             key: read
                 .map_err(|e| format!("no private key can be read from `{}`: {e}", key.display()))?,
         })
@@ -98,28 +100,11 @@ fn system_roots() -> Result<RootCertStore, String> {
 
 fn roots_of(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in certificates_in(path)? {
         let added = roots.add(certificate);
         added.map_err(|e| format!("`{}` holds no usable authority: {e}", path.display()))?;
     }
     Ok(roots)
-}
-
-/// The certificates in a PEM file; at least one.
-///
-/// # Errors
-/// If there is none.
-pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let unreadable = |e: &dyn std::fmt::Display| {
-        format!("no certificate can be read from `{}`: {e}", path.display())
-    };
-    let found = CertificateDer::pem_file_iter(path)
-        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-        .map_err(|e| unreadable(&e))?;
-    match found.is_empty() {
-        true => Err(unreadable(&"it holds none")),
-        false => Ok(found),
-    }
 }
 
 /// Believes one certificate, or any; that its owner is there is checked in both cases.

@@ -66,6 +66,20 @@ impl Gateway {
         Self::run(command, folder, &text)
     }
 
+    /// Without a configuration: every role is served by stand-ins on most machines.
+    #[track_caller]
+    pub fn without_file() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(BINARY);
+        command
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .current_dir(folder.path())
+            .env("HOME", folder.path())
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("TRUNKLINE_CONFIG");
+        Self::run(command, folder, "")
+    }
+
     /// Runs a command that ends up listening.
     #[track_caller]
     pub fn run(mut command: Command, folder: tempfile::TempDir, about: &str) -> Self {
