@@ -16,7 +16,7 @@ use crate::config::{self, Config, PoolId, Zone};
 use crate::inspect::Body;
 use crate::inspect::endpoint::Operation;
 use crate::keyring::Keyring;
-use crate::limit::Limits;
+use crate::limit::{Limits, Unit};
 use crate::observe::metrics::{Metrics, PoolMetrics, RouteMetrics};
 use crate::observe::status::{FirstByte, PoolStatus, RouteStatus, ServerStatus};
 use crate::plan::Budget;
@@ -164,7 +164,8 @@ impl Gateway {
         if keeps || (speech && route.hedge.is_some()) {
             return true;
         }
-        route.targets.iter().any(|target| {
+        let copied = route.mirror.iter().flat_map(|mirror| &mirror.route.targets);
+        route.targets.iter().chain(copied).any(|target| {
             let pool = self.config.pool(target.pool);
             let by_kind = pool.kind.is_some_and(|kind| {
                 let fixes = kind.fixes(operation.is_some_and(Operation::hears), speech);
@@ -183,6 +184,13 @@ impl Gateway {
         })
     }
 
+    /// Whether so much of something may be asked for in a minute on a route, or of a pool of it.
+    pub(crate) fn limits_on(&self, route: usize, unit: Unit) -> bool {
+        let mut targets = self.config.routes[route].targets.iter();
+        self.limits.route(route).limits(unit)
+            || targets.any(|target| self.limits.pool(target.pool).limits(unit))
+    }
+
     /// The largest body that any route takes, in bytes.
     pub(crate) fn largest_body(&self) -> u64 {
         self.config
@@ -196,13 +204,11 @@ impl Gateway {
     /// What becomes of a body on its way to a target of a route.
     pub(crate) fn rewrite(
         &self,
-        route: usize,
-        target: usize,
+        target: &config::Target,
         body: &Body,
         operation: Option<Operation>,
         ask_usage: bool,
     ) -> Rewritten {
-        let target = &self.config.routes[route].targets[target];
         let pool = self.config.pool(target.pool);
         fields::rewrite(body, &target.fields, pool, operation, ask_usage)
     }
@@ -211,12 +217,10 @@ impl Gateway {
     /// to speak.
     pub(crate) fn own_model(
         &self,
-        route: usize,
-        target: usize,
+        target: &config::Target,
         public: Option<&str>,
         audio: bool,
     ) -> Option<String> {
-        let target = &self.config.routes[route].targets[target];
         if let Some(set) = target.fields.set.get("model") {
             return set.as_str().map(str::to_owned);
         }

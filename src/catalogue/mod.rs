@@ -51,13 +51,15 @@ impl Catalogue {
             let Some(first) = route.targets.first() else {
                 continue;
             };
-            let owner = &owners[first.pool.0];
-            catalogue.written_models(config, route, &owners);
-            for model in reported_models(&config.routes, n, &pools[first.pool.0], now) {
-                note(&mut catalogue.models, model.id, owner, model.facts);
-            }
-            for voice in voices(&config.routes, n, &pools[first.pool.0], now) {
-                note(&mut catalogue.voices, voice, owner, Map::new());
+            catalogue.written_models(config, route, &owners[first.pool.0], &owners);
+            for target in route.firsts() {
+                let (pool, owner) = (&pools[target.pool.0], &owners[target.pool.0]);
+                for model in reported_models(&config.routes, n, target, pool, now) {
+                    note(&mut catalogue.models, model.id, owner, model.facts);
+                }
+                for voice in voices(&config.routes, n, target, pool, now) {
+                    note(&mut catalogue.voices, voice, owner, Map::new());
+                }
             }
         }
         catalogue
@@ -65,8 +67,13 @@ impl Catalogue {
 
     /// The names that a route matches, and those that its pools have names of their own for. A
     /// pattern is listed as it is written.
-    fn written_models(&mut self, config: &Config, route: &Route, owners: &[Arc<str>]) {
-        let first = &owners[route.targets[0].pool.0];
+    fn written_models(
+        &mut self,
+        config: &Config,
+        route: &Route,
+        first: &Arc<str>,
+        owners: &[Arc<str>],
+    ) {
         for pattern in &route.conditions.models {
             let name = pattern.to_string();
             if name != "*" {
@@ -151,8 +158,8 @@ pub(crate) fn wants(config: &Config, id: PoolId) -> Wants {
     let pool = config.pool(id);
     let sent = |field: &str, leads: &dyn Fn(&Route) -> bool| {
         config.routes.iter().any(|route| {
-            let first = route.targets.first().filter(|first| first.pool == id);
-            first.is_some_and(|first| keeps(first, field)) && leads(route)
+            let mut firsts = route.firsts().iter();
+            firsts.any(|first| first.pool == id && keeps(first, field)) && leads(route)
         })
     };
     let lists_models = pool.kind.is_none_or(|kind| kind.traits().lists_models);
@@ -170,13 +177,19 @@ pub(crate) fn may_ask(config: &crate::config::Pool, server: usize) -> bool {
     at_home || config.servers[server].key.is_some()
 }
 
-/// The models that the servers of the first pool of route `n` report, and that get there.
-fn reported_models(routes: &[Route], n: usize, pool: &Pool, now: Instant) -> Vec<Model> {
+/// The models that the servers of a first pool of route `n` report, and that get there.
+fn reported_models(
+    routes: &[Route],
+    n: usize,
+    target: &Target,
+    pool: &Pool,
+    now: Instant,
+) -> Vec<Model> {
     let route = &routes[n];
     let Some(interval) = pool.config.listing else {
         return Vec::new();
     };
-    if !takes_models(route) || !keeps(&route.targets[0], "model") {
+    if !takes_models(route) || !keeps(target, "model") {
         return Vec::new();
     }
     let lists = pool.reports.models(interval, now);
@@ -192,11 +205,11 @@ fn reported_models(routes: &[Route], n: usize, pool: &Pool, now: Instant) -> Vec
     reached.take(MOST).cloned().collect()
 }
 
-/// The voices of the first pool of route `n` that get there: those of the file and of its kind, and
+/// The voices of a first pool of route `n` that get there: those of the file and of its kind, and
 /// those that its servers report.
-fn voices(routes: &[Route], n: usize, pool: &Pool, now: Instant) -> Vec<String> {
+fn voices(routes: &[Route], n: usize, target: &Target, pool: &Pool, now: Instant) -> Vec<String> {
     let route = &routes[n];
-    if !takes_voices(route) || !keeps(&route.targets[0], "voice") {
+    if !takes_voices(route) || !keeps(target, "voice") {
         return Vec::new();
     }
     let asked = route.conditions.voices.iter().filter_map(|p| p.exact());

@@ -95,6 +95,18 @@ fn pools(config: &Config, route: &Route) -> String {
         reached.push(format!("{} ({}{cost})", pool.name, pool.zone.label()));
     }
     let mut text = reached.join(", then ");
+    if !route.split.is_empty() {
+        let parts: Vec<String> = route.split.iter().map(ToString::to_string).collect();
+        text.push_str(&format!("; split {}", parts.join(":")));
+    }
+    if let Some(mirror) = &route.mirror {
+        let pool = config.pool(mirror.route.targets[0].pool);
+        text.push_str(&format!(
+            "; copies to {} ({})",
+            pool.name,
+            pool.zone.label()
+        ));
+    }
     if route.zone == Some(Zone::Home) {
         text.push_str("; stays at home");
     }

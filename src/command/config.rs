@@ -215,32 +215,6 @@ fn tracing(tracing: &Tracing) -> Value {
 }
 
 fn pool(pool: &Pool) -> Value {
-    let health = match &pool.health {
-        Health::Off => json!(false),
-        Health::On {
-            path,
-            interval,
-            timeout,
-            rise,
-            fall,
-            expect,
-        } => object(vec![
-            ("path", json!(path)),
-            (
-                "tcp",
-                if path.is_none() {
-                    json!(true)
-                } else {
-                    Value::Null
-                },
-            ),
-            ("interval", span(Some(*interval))),
-            ("timeout", span(Some(*timeout))),
-            ("rise", json!(rise)),
-            ("fall", json!(fall)),
-            ("expect", json!(expect)),
-        ]),
-    };
     let eject = pool.eject.map_or(json!(false), |eject| {
         object(vec![
             ("after", json!(eject.after)),
@@ -293,7 +267,7 @@ fn pool(pool: &Pool) -> Value {
         ("kind", json!(pool.kind)),
         ("servers", pool.servers.iter().map(server).collect()),
         ("balance", json!(pool.balance)),
-        ("health", health),
+        ("health", health(pool)),
         ("eject", eject),
         (
             "timeouts",
@@ -314,8 +288,38 @@ fn pool(pool: &Pool) -> Value {
         ("zone", json!(pool.zone)),
         ("cost", json!(pool.cost)),
         ("max_body", size(pool.max_body)),
+        ("limits", quota(&pool.limits)),
         ("http2", if pool.http2 { json!(true) } else { Value::Null }),
     ])
+}
+
+fn health(pool: &Pool) -> Value {
+    match &pool.health {
+        Health::Off => json!(false),
+        Health::On {
+            path,
+            interval,
+            timeout,
+            rise,
+            fall,
+            expect,
+        } => object(vec![
+            ("path", json!(path)),
+            (
+                "tcp",
+                if path.is_none() {
+                    json!(true)
+                } else {
+                    Value::Null
+                },
+            ),
+            ("interval", span(Some(*interval))),
+            ("timeout", span(Some(*timeout))),
+            ("rise", json!(rise)),
+            ("fall", json!(fall)),
+            ("expect", json!(expect)),
+        ]),
+    }
 }
 
 fn queue(pool: &Pool) -> Value {
@@ -398,7 +402,7 @@ fn names(names: &Names) -> Value {
     map.into()
 }
 
-fn route(config: &Config, route: &Route) -> Value {
+fn conditions(conditions: &Match) -> Value {
     let Match {
         paths,
         methods,
@@ -408,13 +412,13 @@ fn route(config: &Config, route: &Route) -> Value {
         headers,
         body_larger_than,
         unknown_model: _,
-    } = &route.conditions;
+    } = conditions;
     let headers: Map<String, Value> = headers
         .iter()
         .map(|(name, p)| (name.to_string(), patterns(p)))
         .collect();
     let methods: Vec<&str> = methods.iter().map(http::Method::as_str).collect();
-    let conditions = object(vec![
+    object(vec![
         ("path", patterns(paths)),
         ("method", json!(methods)),
         ("host", patterns(hosts)),
@@ -422,9 +426,11 @@ fn route(config: &Config, route: &Route) -> Value {
         ("voice", patterns(voices)),
         ("headers", headers.into()),
         ("body_larger_than", size(*body_larger_than)),
-    ]);
-    let on: Vec<Value> = route
-        .retry
+    ])
+}
+
+fn retry(retry: &config::Retry) -> Value {
+    let on: Vec<Value> = retry
         .on
         .iter()
         .map(|on| match on {
@@ -434,6 +440,21 @@ fn route(config: &Config, route: &Route) -> Value {
             RetryOn::Status(status) => (*status).into(),
         })
         .collect();
+    let mut told = object(vec![
+        ("attempts", retry.attempts.into()),
+        ("per_try_timeout", span(retry.per_try_timeout)),
+        (
+            "budget",
+            retry.budget.map_or(Value::Null, |b| format!("{b}%").into()),
+        ),
+        ("backoff", span(Some(retry.backoff))),
+    ]);
+    // an empty list says something here: never
+    told["on"] = on.into();
+    told
+}
+
+fn route(config: &Config, route: &Route) -> Value {
     let fields = |fields: &Fields| {
         let Fields {
             set,
@@ -444,45 +465,50 @@ fn route(config: &Config, route: &Route) -> Value {
         (json!(set), json!(default), json!(remove))
     };
     let name = |target: &config::Target| Value::from(config.pool(target.pool).name.clone());
-    let fallback = route.targets.iter().skip(1).map(|target| {
+    let long = |target: &config::Target, more: Option<(&'static str, Value)>| {
         let (set, default, remove) = fields(&target.fields);
-        object(vec![
-            ("pool", name(target)),
-            ("set", set),
-            ("default", default),
-            ("remove", remove),
-        ])
+        let mut members = vec![("pool", name(target))];
+        members.extend(more);
+        members.extend([("set", set), ("default", default), ("remove", remove)]);
+        object(members)
+    };
+    let shared = route.split.len();
+    let split = route.split.iter().zip(&route.targets);
+    let split = split.map(|(weight, target)| long(target, Some(("weight", (*weight).into()))));
+    let fallback = route.targets.iter().skip(shared.max(1));
+    let fallback = fallback.map(|target| long(target, None));
+    let mirror = route.mirror.as_ref().map(|mirror| {
+        let target = &mirror.route.targets[0];
+        let share = format!("{}%", (mirror.share * 100.0).round());
+        let mut told = long(target, Some(("share", share.into())));
+        if config.pool(target.pool).cost == config::Cost::Paid {
+            told["paid"] = true.into();
+        }
+        told
     });
     let first = route.targets.first();
     let prompt = first.and_then(|target| target.fields.prompt.as_ref());
     let prompt = prompt.map(|prompt| prompt.file.display().to_string());
+    // where several share the requests each has its own
     let (set, default, remove) = first
+        .filter(|_| shared == 0)
         .map(|target| fields(&target.fields))
         .unwrap_or_default();
-    let mut retry = object(vec![
-        ("attempts", route.retry.attempts.into()),
-        ("per_try_timeout", span(route.retry.per_try_timeout)),
-        (
-            "budget",
-            route
-                .retry
-                .budget
-                .map_or(Value::Null, |b| format!("{b}%").into()),
-        ),
-        ("backoff", span(Some(route.retry.backoff))),
-    ]);
-    // an empty list says something here: never
-    retry["on"] = on.into();
     object(vec![
         ("name", route.name.clone().into()),
-        ("match", conditions),
-        ("pool", first.map(name).unwrap_or_default()),
+        ("match", conditions(&route.conditions)),
+        (
+            "pool",
+            first.filter(|_| shared == 0).map(name).unwrap_or_default(),
+        ),
+        ("split", split.collect()),
+        ("mirror", mirror.unwrap_or_default()),
         ("set", set),
         ("default", default),
         ("remove", remove),
         ("system_prompt_file", prompt.into()),
         ("fallback", fallback.collect()),
-        ("retry", retry),
+        ("retry", retry(&route.retry)),
         ("max_body", size(Some(route.max_body))),
         ("limits", quota(&route.limits)),
         ("priority", json!(route.priority)),

@@ -165,7 +165,11 @@ fn plan(out: &mut String, config: &Config, route: &Route, asked: &Asked<'_>) {
     } = *asked;
     for (n, target) in route.targets.iter().enumerate() {
         let pool = config.pool(target.pool);
-        let role = if n == 0 { "pool" } else { "fallback" };
+        let role = match route.split.get(n) {
+            Some(weight) => format!("split {weight}"),
+            None if n == 0 => "pool".to_owned(),
+            None => "fallback".to_owned(),
+        };
         let servers: Vec<String> = pool
             .servers
             .iter()

@@ -126,6 +126,7 @@ pub(crate) struct Pool {
     pub(crate) cost: Cost,
     /// Largest request body in bytes the servers take, whatever it asks for.
     pub(crate) max_body: Option<u64>,
+    pub(crate) limits: Quota,
     pub(crate) http2: bool,
 }
 
@@ -232,8 +233,11 @@ pub(crate) enum ByKind {
 pub(crate) struct Route {
     pub(crate) name: String,
     pub(crate) conditions: Match,
-    /// The pool tried first, then the fallbacks.
+    /// The pool tried first, or those that share its place, then the fallbacks.
     pub(crate) targets: Vec<Target>,
+    /// The weights of the first targets if they share the requests; else empty.
+    pub(crate) split: Vec<u32>,
+    pub(crate) mirror: Option<Mirror>,
     pub(crate) retry: Retry,
     /// Largest request body in bytes.
     pub(crate) max_body: u64,
@@ -243,6 +247,47 @@ pub(crate) struct Route {
     pub(crate) zone: Option<Zone>,
     pub(crate) hedge: Option<Hedge>,
     pub(crate) cache: Option<RouteCache>,
+}
+
+impl Route {
+    /// The pool tried first, or those that share its place.
+    pub(crate) fn firsts(&self) -> &[Target] {
+        let count = self.split.len().max(1);
+        &self.targets[..count.min(self.targets.len())]
+    }
+
+    /// One that asks its targets once, for everything.
+    pub(crate) fn bare(name: String, targets: Vec<Target>) -> Self {
+        Route {
+            name,
+            conditions: Match::default(),
+            targets,
+            split: Vec::new(),
+            mirror: None,
+            retry: Retry {
+                on: Vec::new(),
+                attempts: 1,
+                per_try_timeout: None,
+                budget: None,
+                backoff: Duration::ZERO,
+            },
+            max_body: u64::MAX,
+            priority: Priority::default(),
+            limits: Quota::default(),
+            zone: None,
+            hedge: None,
+            cache: None,
+        }
+    }
+}
+
+/// Where copies of a route's requests go.
+#[derive(Clone, Debug)]
+pub(crate) struct Mirror {
+    /// Of the requests, 0 to 1.
+    pub(crate) share: f64,
+    /// The route of the copies, whose only target is asked once.
+    pub(crate) route: Box<Route>,
 }
 
 /// Which answers of a route are kept.
@@ -468,8 +513,6 @@ fn later(key: &str) -> Option<&'static str> {
         "connections_per_ip",
         "min_rate",
         "memory",
-        "mirror",
-        "split",
         "state",
         "trusted_proxies",
     ];

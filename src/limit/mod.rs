@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub(crate) use bucket::{Bucket, Left, Short};
 pub(crate) use ledger::{Ledger, Spent, Usage, cost, month};
 
-use crate::config::{Config, Quota};
+use crate::config::{Config, PoolId, Quota};
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -210,6 +210,8 @@ pub(crate) struct Limits {
     keys: Vec<Meter>,
     /// In the order of the routes.
     routes: Vec<Meter>,
+    /// In the order of the pools.
+    pools: Vec<Meter>,
     addresses: Addresses,
     /// What keys have spent.
     pub(crate) ledger: Arc<Ledger>,
@@ -217,31 +219,49 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// With what was used under a configuration before, by name.
-    pub(crate) fn new<'a>(config: &Config, before: Option<(&'a Config, &'a Limits)>) -> Self {
-        let named = |(config, limits): (&'a Config, &'a Limits)| {
-            let keys = config.keys.iter().map(|key| key.name.as_str());
-            let routes = config.routes.iter().map(|route| route.name.as_str());
-            (
-                keys.zip(&limits.keys).collect::<HashMap<_, _>>(),
-                routes.zip(&limits.routes).collect::<HashMap<_, _>>(),
-            )
+    pub(crate) fn new<'a>(config: &'a Config, before: Option<(&'a Config, &'a Limits)>) -> Self {
+        type Named<'a> = Vec<(&'a str, Quota)>;
+        let meters = |of: fn(&'a Config) -> Named<'a>, have: fn(&'a Limits) -> &'a Vec<Meter>| {
+            let before = before.map(|(config, limits)| of(config).into_iter().zip(have(limits)));
+            let before = before.into_iter().flatten();
+            let before: HashMap<_, _> = before.map(|((name, _), meter)| (name, meter)).collect();
+            let named = of(config).into_iter();
+            named
+                .map(|(name, quota)| Meter::new(quota, before.get(name).copied()))
+                .collect()
         };
-        let (keys_before, routes_before) = before.map(named).unwrap_or_default();
-        let keys = config.keys.iter();
-        let routes = config.routes.iter();
         let addresses = before.map(|(_, limits)| &limits.addresses);
         Limits {
-            keys: keys
-                .map(|key| Meter::new(key.limits, keys_before.get(key.name.as_str()).copied()))
-                .collect(),
-            routes: routes
-                .map(|route| {
-                    Meter::new(
-                        route.limits,
-                        routes_before.get(route.name.as_str()).copied(),
-                    )
-                })
-                .collect(),
+            keys: meters(
+                |config| {
+                    config
+                        .keys
+                        .iter()
+                        .map(|key| (&*key.name, key.limits))
+                        .collect()
+                },
+                |limits| &limits.keys,
+            ),
+            routes: meters(
+                |config| {
+                    config
+                        .routes
+                        .iter()
+                        .map(|route| (&*route.name, route.limits))
+                        .collect()
+                },
+                |limits| &limits.routes,
+            ),
+            pools: meters(
+                |config| {
+                    config
+                        .pools
+                        .iter()
+                        .map(|pool| (&*pool.name, pool.limits))
+                        .collect()
+                },
+                |limits| &limits.pools,
+            ),
             addresses: Addresses::new(config.limits.per_ip, addresses),
             ledger: before.map_or_else(Arc::default, |(_, limits)| limits.ledger.clone()),
         }
@@ -253,6 +273,10 @@ impl Limits {
 
     pub(crate) fn route(&self, route: usize) -> &Meter {
         &self.routes[route]
+    }
+
+    pub(crate) fn pool(&self, pool: PoolId) -> &Meter {
+        &self.pools[pool.0]
     }
 
     /// `None` if addresses are not limited.

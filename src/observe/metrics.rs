@@ -113,6 +113,8 @@ pub(crate) struct Metrics {
     listed: IntGaugeVec,
     listings: IntCounterVec,
     hedges: IntCounterVec,
+    pub(crate) mirrored: IntCounterVec,
+    pub(crate) mirrors_in_flight: IntGauge,
     budget_left: IntGaugeVec,
     voice_mappings: IntCounterVec,
     cache_requests: IntCounterVec,
@@ -357,6 +359,8 @@ impl Metrics {
             listings: make.counter("server_lists_total", "Questions to servers for their models and voices, by result.", &["pool", "server", "result"]),
             server_drained: make.gauge("server_drained", "Whether a server is drained by hand: it gets no new requests.", &["pool", "server"]),
             server_warming: make.gauge("server_warming", "Addresses of a server that load their model now.", &["pool", "server"]),
+            mirrored: make.counter("mirrored_total", "Copies of requests, by what became of them: the class of the answer's status, failed, or skipped where there was no room.", &["route", "pool", "result"]),
+            mirrors_in_flight: make.gauge("mirrors_in_flight", "Copies of requests that are being answered.", &[]).with_label_values::<&str>(&[]),
             hedges: make.counter("hedges_total", "Second attempts beside one that took long, and those whose answer came first.", &["route", "result"]),
             budget_left: make.gauge("retry_budget_left", "Retries that a route's budget has left now.", &["route"]),
             voice_mappings: make.counter("voice_mappings_total", "Requests that were sent with another voice than they asked for, by the voice they got.", &["pool", "voice"]),
@@ -525,24 +529,7 @@ impl Metrics {
 
     /// The handles for requests that found no route.
     pub(crate) fn unrouted(&self) -> RouteMetrics {
-        let none = Route {
-            name: "none".into(),
-            conditions: crate::config::Match::default(),
-            targets: Vec::new(),
-            retry: crate::config::Retry {
-                on: Vec::new(),
-                attempts: 1,
-                per_try_timeout: None,
-                budget: None,
-                backoff: std::time::Duration::ZERO,
-            },
-            max_body: 0,
-            limits: crate::config::Quota::default(),
-            priority: crate::config::Priority::default(),
-            zone: None,
-            hedge: None,
-            cache: None,
-        };
+        let none = Route::bare("none".into(), Vec::new());
         let empty = Config {
             listeners: Vec::new(),
             admin: None,

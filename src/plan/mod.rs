@@ -56,26 +56,22 @@ pub(crate) enum Wording {
 
 /// What comes next.
 pub(crate) enum Next {
-    Ask(Attempt),
+    /// The server to ask. It becomes an attempt with [`Plan::granted`], unless the limits of its pool
+    /// have no room for one: then the pool is to be passed over.
+    Server(Lease),
     /// The rest of the body is to be read before a server is chosen.
     ReadBody,
     /// The request is to be put into the words of the target's servers.
-    Translate {
-        target: usize,
-    },
+    Translate { target: usize },
     /// All slots of the target's pool are taken; one may wait for one, or `pass`.
-    Queue {
-        target: usize,
-    },
+    Queue { target: usize },
     /// The servers of the target's pool are loading; one may wait and `try_again`, or `pass`.
-    Warm {
-        target: usize,
-    },
+    Warm { target: usize },
 }
 
 /// What is tried next.
 pub(crate) struct Attempt {
-    /// The index of the route's target: 0 is its pool, then the fallbacks.
+    /// The index of the route's target: its pool or those that share its place, then the fallbacks.
     pub(crate) target: usize,
     pub(crate) lease: Lease,
     /// What kind of step led here.
@@ -122,11 +118,16 @@ pub(crate) enum Refusal {
     Zone,
     /// Its servers have no words for the request.
     Wordless,
+    /// As much as may be was asked of it.
+    Limited,
 }
 
 /// The order in which the servers of a route are tried for one request.
 pub(crate) struct Plan {
-    target: usize,
+    /// The target that is tried first; those before it come after it.
+    first: usize,
+    /// How many targets it is done with.
+    step: usize,
     tried: Vec<Arc<Member>>,
     /// Attempts in the current pool.
     in_pool: u32,
@@ -166,9 +167,11 @@ fn account(server: &Server) -> Option<Account> {
 }
 
 impl Plan {
-    pub(crate) fn new() -> Self {
+    /// One that begins with a target of the route, and goes on with the others in their order.
+    pub(crate) fn beginning_with(first: usize) -> Self {
         Plan {
-            target: 0,
+            first,
+            step: 0,
             tried: Vec::new(),
             in_pool: 0,
             backup_asked: false,
@@ -183,45 +186,42 @@ impl Plan {
         }
     }
 
+    /// The targets from a step on, in the order in which they are tried.
+    fn targets_from(&self, step: usize, route: &Route) -> impl Iterator<Item = usize> + use<> {
+        let first = self.first;
+        (step..route.targets.len()).map(move |step| at(step, first))
+    }
+
     /// What comes next.
     pub(crate) fn next(&mut self, on: &Terrain<'_>) -> Result<Next, Spent> {
         loop {
-            while let Some(target) = on.route.targets.get(self.target) {
-                let pool = &on.pools[target.pool.0];
-                if self.crowded.contains(&self.target) {
+            while self.step < on.route.targets.len() {
+                let target = self.target();
+                let pool = &on.pools[on.route.targets[target].pool.0];
+                if self.crowded.contains(&target) {
                     self.move_on();
                     continue;
                 }
-                if let Some(refusal) = bars(self.target, on) {
+                if let Some(refusal) = bars(target, on) {
                     self.pass(refusal);
                     continue;
                 }
                 if needs_body(pool, on) {
                     return Ok(Next::ReadBody);
                 }
-                if (on.wording)(self.target) == Wording::Wanted {
-                    return Ok(Next::Translate {
-                        target: self.target,
-                    });
+                if (on.wording)(target) == Wording::Wanted {
+                    return Ok(Next::Translate { target });
                 }
                 if self.would_be_cold(pool, on) {
                     // to be asked all the same if nobody else is left
-                    self.cold.push(self.target);
+                    self.cold.push(target);
                     self.move_on();
                     continue;
                 }
                 match self.pick(pool, on) {
-                    Pick::Server(lease) => return self.granted(lease, on).map(Next::Ask),
-                    Pick::Busy => {
-                        return Ok(Next::Queue {
-                            target: self.target,
-                        });
-                    }
-                    Pick::Warming => {
-                        return Ok(Next::Warm {
-                            target: self.target,
-                        });
-                    }
+                    Pick::Server(lease) => return Ok(Next::Server(lease)),
+                    Pick::Busy => return Ok(Next::Queue { target }),
+                    Pick::Warming => return Ok(Next::Warm { target }),
                     Pick::Nobody => self.move_on(),
                 }
             }
@@ -230,7 +230,7 @@ impl Plan {
                 return Err(self.end());
             }
             self.desperate = true;
-            self.target = 0;
+            self.step = 0;
         }
     }
 
@@ -242,7 +242,7 @@ impl Plan {
     }
 
     fn pick(&self, pool: &Arc<Pool>, on: &Terrain<'_>) -> Pick {
-        self.asking(self.target, pool, on, |wanted| {
+        self.asking(self.target(), pool, on, |wanted| {
             if self.in_pool < on.route.retry.attempts {
                 pool.pick(wanted, on.route.priority, on.now)
             } else if !self.backup_asked {
@@ -257,7 +257,7 @@ impl Plan {
 
     /// The target it is at.
     pub(crate) fn target(&self) -> usize {
-        self.target
+        at(self.step, self.first)
     }
 
     /// Calls `ask` with what this request wants of the pool of a target.
@@ -295,11 +295,12 @@ impl Plan {
     /// Makes an attempt of a lease that was picked or waited for.
     pub(crate) fn granted(&mut self, lease: Lease, on: &Terrain<'_>) -> Result<Attempt, Spent> {
         let again = std::mem::take(&mut self.again);
+        let target = self.target();
         let step = match self.last {
-            None if self.target == 0 => Step::First,
+            None if self.step == 0 => Step::First,
             // the pools before had nobody to ask; that too is a fallback, but no second try
-            None => Step::Fallback { from: 0 },
-            Some(last) if last == self.target => Step::Retry,
+            None => Step::Fallback { from: self.first },
+            Some(last) if last == target => Step::Retry,
             Some(last) => Step::Fallback { from: last },
         };
         let pays = self.last.is_some() && !again;
@@ -308,14 +309,14 @@ impl Plan {
         }
         self.backup_asked |= self.in_pool >= on.route.retry.attempts;
         self.in_pool += 1;
-        self.last = Some(self.target);
+        self.last = Some(target);
         self.tried.push(lease.member().clone());
         let pause = match step {
             Step::Retry if !again => backoff(on.route.retry.backoff, self.in_pool),
             _ => Duration::ZERO,
         };
         Ok(Attempt {
-            target: self.target,
+            target,
             lease,
             step,
             pause,
@@ -325,8 +326,8 @@ impl Plan {
     /// A server to ask beside the one that is being asked, if the budget has one left: of the same
     /// pool, else of the next. `paid`: one that costs money will do.
     pub(crate) fn second(&mut self, on: &Terrain<'_>, paid: bool) -> Option<Attempt> {
-        for (target, of) in on.route.targets.iter().enumerate().skip(self.target) {
-            let pool = &on.pools[of.pool.0];
+        for target in self.targets_from(self.step, on.route) {
+            let pool = &on.pools[on.route.targets[target].pool.0];
             let costs = pool.config.cost == Cost::Paid && !paid;
             // nor is there time to find words now
             let silent = (on.wording)(target) != Wording::Ready;
@@ -340,7 +341,7 @@ impl Plan {
             if on.budget.is_some_and(|b| !b.withdraw(on.now)) {
                 return None;
             }
-            self.in_pool += u32::from(target == self.target);
+            self.in_pool += u32::from(target == self.target());
             self.tried.push(lease.member().clone());
             return Some(Attempt {
                 target,
@@ -358,23 +359,23 @@ impl Plan {
         let says = |why: Refusal| match why {
             Refusal::Zone => 1,
             Refusal::TooLarge | Refusal::Wordless => 2,
-            Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Warming => 3,
+            Refusal::Limited | Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Warming => 3,
         };
         if self.passed.is_none_or(|passed| says(passed) < says(why)) {
             self.passed = Some(why);
         }
         let waited = matches!(
             why,
-            Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Warming
+            Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Warming | Refusal::Limited
         );
         if waited {
-            self.crowded.push(self.target);
+            self.crowded.push(self.target());
         }
         self.move_on();
     }
 
     fn move_on(&mut self) {
-        self.target += 1;
+        self.step += 1;
         self.in_pool = 0;
         self.backup_asked = false;
         self.again = false;
@@ -409,21 +410,24 @@ impl Plan {
 
     /// Whether somebody else could be asked if the current attempt fails.
     pub(crate) fn could_go_on(&self, on: &Terrain<'_>) -> bool {
-        let rest = on.route.targets.iter().enumerate().skip(self.target);
-        rest.filter(|(n, _)| bars(*n, on).is_none())
-            .any(|(n, target)| {
-                let pool = &on.pools[target.pool.0];
-                let attempts_left = n > self.target || self.in_pool < on.route.retry.attempts;
-                attempts_left
-                    && self.asking(n, pool, on, |wanted| pool.is_worth_waiting(wanted, on.now))
-            })
+        let mut rest = self.targets_from(self.step, on.route);
+        rest.any(|target| {
+            let pool = &on.pools[on.route.targets[target].pool.0];
+            let attempts_left = target != self.target() || self.in_pool < on.route.retry.attempts;
+            bars(target, on).is_none()
+                && attempts_left
+                && self.asking(target, pool, on, |wanted| {
+                    pool.is_worth_waiting(wanted, on.now)
+                })
+        })
     }
 
     /// Whether a pool behind the current one could be asked.
     pub(crate) fn has_another_pool(&self, on: &Terrain<'_>) -> bool {
-        let mut rest = on.route.targets.iter().enumerate().skip(self.target + 1);
-        rest.any(|(n, target)| {
-            bars(n, on).is_none() && on.pools[target.pool.0].is_available(on.now)
+        let mut rest = self.targets_from(self.step + 1, on.route);
+        rest.any(|target| {
+            let pool = &on.pools[on.route.targets[target].pool.0];
+            bars(target, on).is_none() && pool.is_available(on.now)
         })
     }
 
@@ -434,13 +438,22 @@ impl Plan {
             && settings.warming == Warming::Skip
             && !self.desperate
             && self.last.is_none()
-            && (on.model)(self.target).is_some_and(|model| pool.is_cold(&model, on.now))
+            && (on.model)(self.target()).is_some_and(|model| pool.is_cold(&model, on.now))
             && self.has_another_pool(on)
     }
 
     /// Targets whose servers should load their model now; each is told once.
     pub(crate) fn take_cold(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.cold)
+    }
+}
+
+/// The target of a step.
+fn at(step: usize, first: usize) -> usize {
+    match step {
+        0 => first,
+        step if step <= first => step - 1,
+        step => step,
     }
 }
 

@@ -23,7 +23,19 @@ fn terrain<'a>(
     }
 }
 
+/// The next attempt, where nobody has to wait.
+fn ask(plan: &mut Plan, on: &Terrain<'_>) -> Result<Attempt, Spent> {
+    match plan.next(on)? {
+        Next::Server(lease) => plan.granted(lease, on),
+        _ => panic!("nobody waits"),
+    }
+}
+
 fn walk(text: &str) -> Vec<String> {
+    walk_from(text, 0)
+}
+
+fn walk_from(text: &str, first: usize) -> Vec<String> {
     let (config, problems) = config::read(text, std::path::Path::new("."), &|_| None);
     let config = config.unwrap_or_else(|| panic!("{problems:?}"));
     let now = Instant::now();
@@ -32,22 +44,19 @@ fn walk(text: &str) -> Vec<String> {
         .retry
         .budget
         .map(|percent| Budget::new(percent, now));
-    let mut plan = Plan::new();
+    let mut plan = Plan::beginning_with(first);
     let on = terrain(&config.routes[0], &pools, budget.as_ref(), now);
-    std::iter::from_fn(|| match plan.next(&on) {
-        Ok(Next::Ask(attempt)) => Some(attempt),
-        _ => None,
-    })
-    .map(|attempt| {
-        let pool = &pools[config.routes[0].targets[attempt.target].pool.0];
-        format!(
-            "{}/{} {:?}",
-            pool.config.name,
-            pool.server(&attempt.lease).name,
-            attempt.step
-        )
-    })
-    .collect()
+    std::iter::from_fn(|| ask(&mut plan, &on).ok())
+        .map(|attempt| {
+            let pool = &pools[config.routes[0].targets[attempt.target].pool.0];
+            format!(
+                "{}/{} {:?}",
+                pool.config.name,
+                pool.server(&attempt.lease).name,
+                attempt.step
+            )
+        })
+        .collect()
 }
 
 const POOLS: &str = r#"
@@ -65,6 +74,41 @@ fn servers_in_turn_then_the_next_pool_and_none_twice() {
             "a/y Retry",
             "a/z Retry",
             "b/x Fallback { from: 0 }"
+        ]
+    );
+}
+
+#[test]
+fn one_of_those_that_share_is_first_and_the_others_stand_in_before_the_fallback() {
+    let yaml = format!(
+        "{POOLS}  c: {{ servers: [{{ url: \"http://1.1.1.1:5\", name: x }}] }}\n  d: {{ servers: [{{ url: \"http://1.1.1.1:6\", name: x }}] }}\nroutes: [{{ split: [{{ pool: b }}, {{ pool: c }}, {{ pool: d }}], fallback: [a] }}]"
+    );
+    let from = |first| walk_from(&yaml, first);
+    assert_eq!(
+        from(0)[..4],
+        [
+            "b/x First",
+            "c/x Fallback { from: 0 }",
+            "d/x Fallback { from: 1 }",
+            "a/x Fallback { from: 2 }"
+        ]
+    );
+    assert_eq!(
+        from(1)[..4],
+        [
+            "c/x First",
+            "b/x Fallback { from: 1 }",
+            "d/x Fallback { from: 0 }",
+            "a/x Fallback { from: 2 }"
+        ]
+    );
+    assert_eq!(
+        from(2)[..4],
+        [
+            "d/x First",
+            "b/x Fallback { from: 2 }",
+            "c/x Fallback { from: 0 }",
+            "a/x Fallback { from: 1 }"
         ]
     );
 }
@@ -106,10 +150,10 @@ fn a_spent_budget_ends_the_plan() {
     let pools = pools_of(&config, now);
     let budget = Budget::new(0, now);
     while budget.withdraw(now) {}
-    let mut plan = Plan::new();
+    let mut plan = Plan::beginning_with(0);
     let on = terrain(&config.routes[0], &pools, Some(&budget), now);
-    assert!(plan.next(&on).is_ok(), "the first try is no retry");
-    assert_eq!(plan.next(&on).err(), Some(Spent::Budget));
+    assert!(ask(&mut plan, &on).is_ok(), "the first try is no retry");
+    assert_eq!(ask(&mut plan, &on).err(), Some(Spent::Budget));
 }
 
 #[test]
@@ -127,8 +171,8 @@ routes: [{ pool: a, fallback: [b, c] }]
     let pools = pools_of(&config, now);
     let mut on = terrain(&config.routes[0], &pools, None, now);
     on.home = true;
-    let mut plan = Plan::new();
-    let Ok(Next::Ask(first)) = plan.next(&on) else {
+    let mut plan = Plan::beginning_with(0);
+    let Ok(first) = ask(&mut plan, &on) else {
         panic!("b is at home");
     };
     assert_eq!(first.target, 1);
@@ -152,11 +196,7 @@ routes: [{ pool: a, fallback: [b] }]
     let target = |audio: bool, mib: u64| {
         let mut on = terrain(&config.routes[0], &pools, None, now);
         (on.audio, on.length) = (audio, Some(mib << 20));
-        match Plan::new().next(&on) {
-            Ok(Next::Ask(attempt)) => Ok(attempt.target),
-            Ok(_) => panic!("nobody waits"),
-            Err(spent) => Err(spent),
-        }
+        ask(&mut Plan::beginning_with(0), &on).map(|attempt| attempt.target)
     };
     assert_eq!(target(true, 20), Ok(0));
     assert_eq!(target(true, 26), Ok(1));
@@ -177,12 +217,12 @@ routes: [{ pool: a, fallback: [b] }]
     let now = Instant::now();
     let pools = pools_of(&config, now);
     let on = terrain(&config.routes[0], &pools, None, now);
-    let mut plan = Plan::new();
-    let Ok(Next::Ask(first)) = plan.next(&on) else {
+    let mut plan = Plan::beginning_with(0);
+    let Ok(first) = ask(&mut plan, &on) else {
         panic!("somebody is there");
     };
     plan.account_is_spent(&config.pools[0].servers[first.lease.server]);
-    let Ok(Next::Ask(second)) = plan.next(&on) else {
+    let Ok(second) = ask(&mut plan, &on) else {
         panic!("the third has another account");
     };
     assert_eq!((second.target, second.lease.server), (0, 2));
@@ -191,10 +231,10 @@ routes: [{ pool: a, fallback: [b] }]
 
 #[test]
 fn the_same_server_error_twice_is_the_requests_own() {
-    let mut plan = Plan::new();
+    let mut plan = Plan::beginning_with(0);
     assert!(!plan.is_poison(Outcome::Answered(500)));
     assert!(plan.is_poison(Outcome::Answered(500)));
-    let mut plan = Plan::new();
+    let mut plan = Plan::beginning_with(0);
     assert!(!plan.is_poison(Outcome::Answered(500)));
     assert!(!plan.is_poison(Outcome::Reset));
     assert!(!plan.is_poison(Outcome::Answered(500)), "not in a row");

@@ -107,12 +107,13 @@ impl Proxy {
             return self.route_realtime(session, x, &path);
         }
         let mut lookup = find(session, Known::Length(upload.length()));
-        let understand = self.must_understand(x);
+        // a route of which only the body tells is asked again when it is known
+        let wants_fields = |x: &Exchange, route| {
+            gateway.rewrites(route, x.operation) || self.must_understand(x, Some(route))
+        };
         let fields = match lookup {
-            Lookup::Found(route) => {
-                (gateway.rewrites(route, x.operation) || understand) && upload.length() != Some(0)
-            }
-            Lookup::ReadBody { fields } => fields || understand,
+            Lookup::Found(route) => upload.length() != Some(0) && wants_fields(x, route),
+            Lookup::ReadBody { fields } => fields || self.must_understand(x, None),
             Lookup::Missing { .. } => false,
         };
         let mut limit = gateway.largest_body();
@@ -137,7 +138,7 @@ impl Proxy {
             // the length decided, but the fields are to be rewritten: they pass by once more
             if let Lookup::Found(route) = lookup
                 && !fields
-                && gateway.rewrites(route, x.operation)
+                && wants_fields(x, route)
             {
                 body = self.understand(session, x, upload, true, limit).await?;
             }

@@ -103,6 +103,22 @@ impl Upload {
         self.received
     }
 
+    /// All of it once more, for somebody who reads it later.
+    pub(super) fn copy(&self) -> Upload {
+        let spool = self.spool.as_ref().map(|spool| Spool {
+            file: spool.file.clone(),
+            start: spool.start,
+            written: spool.written,
+            pending: spool.pending.clone(),
+        });
+        Upload {
+            pieces: self.pieces.clone(),
+            crumbs: self.crumbs.clone(),
+            spool,
+            ..*self
+        }
+    }
+
     /// Since when all of it is here.
     pub(super) fn completed(&self) -> Option<Instant> {
         self.completed

@@ -7,10 +7,10 @@ use http::{HeaderName, HeaderValue};
 use prometheus::IntGauge;
 
 use super::Snapshot;
-use super::access::Taken;
 use super::body::Upload;
 use super::cached::Keeping;
 use super::connection::Answer;
+use super::taken::Taken;
 use crate::config::Pool;
 use crate::inspect::endpoint::Operation;
 use crate::observe::metrics::{Metrics, RouteMetrics};
@@ -44,6 +44,8 @@ pub(crate) struct Exchange {
     pub(super) cors: bool,
     /// Headers that every answer to this client carries.
     pub(super) answer_headers: Vec<(HeaderName, HeaderValue)>,
+    /// A copy of it was sent, or was not to be.
+    pub(super) mirrored: bool,
     /// Takes the answer for who asks the same, if the route keeps answers.
     pub(super) lead: Option<Box<Keeping>>,
     _in_flight: InFlight,
@@ -94,8 +96,36 @@ impl Exchange {
             patience: None,
             cors: false,
             answer_headers: Vec::new(),
+            mirrored: false,
             lead: None,
             _in_flight: InFlight(in_flight.clone()),
+        }
+    }
+
+    /// The same request once more, for another server; `in_flight` counts such.
+    pub(super) fn copy(&self, in_flight: &IntGauge) -> Self {
+        let from = &self.record;
+        let record = Record {
+            request_id: from.request_id.clone(),
+            trace: from.trace,
+            client: from.client,
+            method: from.method.clone(),
+            path: from.path.clone(),
+            tls: from.tls,
+            operation: from.operation,
+            model: from.model.clone(),
+            voice: from.voice.clone(),
+            stream: from.stream,
+            characters: from.characters,
+            ..Record::default()
+        };
+        Exchange {
+            record,
+            operation: self.operation,
+            asks_usage: self.asks_usage,
+            home: self.home,
+            mirrored: true,
+            ..Exchange::new(self.snapshot.clone(), in_flight)
         }
     }
 

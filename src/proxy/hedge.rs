@@ -15,7 +15,7 @@ use super::exchange::Exchange;
 use super::leg::Failed;
 use super::relay::{Asked, Ground, Relay, cancelled, note};
 use super::side::{Side, while_client_stays, within};
-use crate::config::{Hedge, HedgeAfter};
+use crate::config::{Hedge, HedgeAfter, PoolId};
 use crate::inspect::endpoint::Operation;
 use crate::plan::{Attempt, Outcome, Phase, Plan, Verdict, judge};
 
@@ -127,6 +127,7 @@ impl Relay<'_> {
         };
         if let Some((left, asked_for)) = raced.left {
             cancelled(&ground, x, &left);
+            x.left_pool(PoolId(left.pool_id));
             // at least so long: else the pool would seem ever faster, as its slow answers are not
             // waited for
             ground.gateway().pools[left.pool_id].took(&left.member, asked_for);
@@ -143,6 +144,7 @@ impl Relay<'_> {
         note(&self.ground, x, asked, &outcome.brief());
         self.plan.is_poison(outcome);
         self.settle(asked, outcome, result.as_deref().ok());
+        x.left_pool(PoolId(asked.pool_id));
         if let Ok(answer) = result {
             tokio::spawn(answer.discard(self.ground.edge.clone()));
         }
@@ -232,9 +234,13 @@ impl<'a> Track<'a> {
 
     fn second(&self, plan: &mut Plan) -> Option<Attempt> {
         let hedge = self.ground.settings.hedge?;
-        self.ground.on(self.head, self.x, self.upload, |on| {
+        let second = self.ground.on(self.head, self.x, self.upload, |on| {
             plan.second(on, hedge.paid)
-        })
+        })?;
+        let pool = self.ground.settings.targets[second.target].pool;
+        let metrics = &self.ground.edge.metrics;
+        let allowed = self.x.take_of_pool(pool, self.upload.length(), metrics);
+        allowed.then_some(second)
     }
 
     /// Whether an answer ends the race. An error of the second server's own, of a key it does not

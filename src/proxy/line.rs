@@ -77,10 +77,7 @@ impl Relay<'_> {
         metrics.queued.observe(joining.elapsed().as_secs_f64());
         match waited? {
             Waited::Slot(lease) => {
-                let granted = ground.on(session.req_header(), x, upload, |on| {
-                    self.plan.granted(lease, on)
-                });
-                return Ok(Some(granted));
+                return Ok(self.admitted(session.req_header(), x, upload, lease));
             }
             Waited::Displaced => {
                 metrics.refused(QueueRefusal::Full);

@@ -24,7 +24,7 @@ pub(super) fn preload(ground: &Ground<'_>, target: usize) {
     let gateway = ground.gateway();
     let pool = gateway.pool(ground.settings.targets[target].pool).clone();
     let public = ground.body.and_then(|body| body.text("model"));
-    let Some(model) = gateway.own_model(ground.route, target, public, false) else {
+    let Some(model) = gateway.own_model(&ground.settings.targets[target], public, false) else {
         return;
     };
     let Some(loading) = pool.begin_load() else {

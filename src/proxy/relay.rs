@@ -18,9 +18,10 @@ use super::deliver::{Standing, deliver};
 use super::exchange::{Exchange, Stop};
 use super::leg::{Failed, Leg};
 use super::side::{Side, pause, while_client_stays};
+use super::taken::Scope;
 use super::words::Words;
-use super::{Edge, Snapshot, hedge, preload};
-use crate::config::{HashBy, Route};
+use super::{Edge, Snapshot, hedge, mirror, preload};
+use crate::config::{HashBy, PoolId, Route};
 use crate::gateway::Gateway;
 use crate::inspect::Body;
 use crate::observe::record::AttemptNote;
@@ -28,7 +29,7 @@ use crate::observe::trace::AttemptSpan;
 use crate::plan::{
     Attempt, Next, Outcome, Phase, Plan, Refusal, Spent, Step, Terrain, Verdict, judge,
 };
-use crate::pool::{Conduct, Member, place};
+use crate::pool::{Conduct, Lease, Member, place};
 use crate::reply;
 use crate::transform::fields::{Edits, Rewritten};
 
@@ -107,7 +108,7 @@ pub(super) async fn relay(
     }
     let relay = Relay {
         ground,
-        plan: Plan::new(),
+        plan: Plan::beginning_with(first_target(settings, session.req_header(), x)),
         last: None,
         suspects: Vec::new(),
         warming_since: None,
@@ -141,7 +142,7 @@ impl<'a> Ground<'a> {
             wording: &|target| self.words.wording(target),
             model: &|target| {
                 let public = self.body.and_then(|body| body.text("model"));
-                gateway.own_model(self.route, target, public, false)
+                gateway.own_model(&self.settings.targets[target], public, false)
             },
             now: Instant::now(),
         })
@@ -161,7 +162,14 @@ impl<'a> Ground<'a> {
     pub(super) fn rewritten(&self, x: &Exchange, target: usize) -> Rewritten {
         let gateway = self.gateway();
         self.body
-            .map(|body| gateway.rewrite(self.route, target, body, x.operation, x.asks_usage))
+            .map(|body| {
+                gateway.rewrite(
+                    &self.settings.targets[target],
+                    body,
+                    x.operation,
+                    x.asks_usage,
+                )
+            })
             .unwrap_or_default()
     }
 
@@ -213,6 +221,7 @@ impl Relay<'_> {
                 x.began_attempts(&ground.edge.metrics);
             }
             let (asked, result) = self.ask(session, x, upload, attempt).await;
+            mirror::copy_once(&ground, session.req_header(), x, upload);
             let outcome = match &result {
                 Ok(answer) => outcome_of(answer),
                 Err(Failed::Outcome(outcome)) => *outcome,
@@ -239,6 +248,7 @@ impl Relay<'_> {
                 (_, result) => result,
             };
             self.settle(&asked, outcome, result.as_deref().ok());
+            x.left_pool(PoolId(asked.pool_id));
             let server = name(&ground, &asked);
             match result {
                 Err(_) if verdict != Verdict::TryNext => {
@@ -281,7 +291,7 @@ impl Relay<'_> {
                 preload::preload(&ground, target);
             }
             let attempt = match next {
-                Ok(Next::Ask(attempt)) => Some(Ok(attempt)),
+                Ok(Next::Server(lease)) => self.admitted(session.req_header(), x, upload, lease),
                 Ok(Next::ReadBody) => {
                     Box::pin(read_body(session, x, upload)).await?;
                     None
@@ -310,6 +320,24 @@ impl Relay<'_> {
             }
             return Ok(attempt);
         }
+    }
+
+    /// Makes an attempt of a server that was picked. `None` if the limits of its pool have no room
+    /// for one: then the pool is passed over.
+    pub(super) fn admitted(
+        &mut self,
+        head: &RequestHeader,
+        x: &Exchange,
+        upload: &Upload,
+        lease: Lease,
+    ) -> Option<Result<Attempt, Spent>> {
+        let ground = self.ground;
+        let pool = ground.settings.targets[self.plan.target()].pool;
+        if !x.take_of_pool(pool, upload.length(), &ground.edge.metrics) {
+            self.plan.pass(Refusal::Limited);
+            return None;
+        }
+        Some(ground.on(head, x, upload, |on| self.plan.granted(lease, on)))
     }
 
     /// Asks the server of an attempt, and a second one beside it if the route hedges.
@@ -452,6 +480,10 @@ fn nobody(ground: &Ground<'_>, x: &Exchange, upload: &Upload, spent: Spent) -> r
         Spent::Passed(Refusal::QueueFull) => reply::queue_full(&names, wait()),
         Spent::Passed(Refusal::QueueTimeout) => reply::queue_timeout(&names, wait()),
         Spent::Passed(Refusal::Warming) => reply::still_loading(&names),
+        Spent::Passed(Refusal::Limited) => match x.exceeded_of_pool() {
+            Some(exceeded) => reply::rate_limited(Scope::Pool.label(), &exceeded),
+            None => down(),
+        },
         Spent::Passed(Refusal::TooLarge) => {
             let audio = x.operation.is_some_and(|operation| operation.hears());
             let length = upload.length().unwrap_or(0);
@@ -489,7 +521,7 @@ pub(super) fn note(ground: &Ground<'_>, x: &mut Exchange, asked: &Asked, result:
     let model = || {
         let public = x.record.model.as_deref();
         let gateway = ground.gateway();
-        gateway.own_model(ground.route, asked.target, public, x.is_audio())
+        gateway.own_model(&ground.settings.targets[asked.target], public, x.is_audio())
     };
     let span = (asked.span).end(&asked_at.config, asked_at.server(&asked.member), model);
     x.record.attempts.push(AttemptNote {
@@ -505,6 +537,30 @@ pub(super) fn cancelled(ground: &Ground<'_>, x: &mut Exchange, asked: &Asked) {
     let metrics = &ground.gateway().pool_metrics[asked.pool_id];
     metrics.servers[asked.member.server].attempted("cancelled");
     note(ground, x, asked, "cancelled");
+}
+
+/// The target that is tried first: where several share the requests, the one whose part of the
+/// weights the request's key falls into.
+fn first_target(settings: &Route, head: &RequestHeader, x: &Exchange) -> usize {
+    let total: u64 = settings.split.iter().copied().map(u64::from).sum();
+    if total == 0 {
+        return 0;
+    }
+    let stands = match &x.record.key {
+        Some(key) => place(key),
+        None => hashed(&HashBy::Key, head, x),
+    };
+    // mixed once more: what one pool's ring gets of the keys is not to be one part of that ring
+    let mut at = place(&stands) % total;
+    let mut shares = settings.split.iter().copied().map(u64::from);
+    let found = shares.position(|weight| match at.checked_sub(weight) {
+        Some(rest) => {
+            at = rest;
+            false
+        }
+        None => true,
+    });
+    found.unwrap_or(0)
 }
 
 /// Where a request stands under `balance: hash`. One without the header or the key stands where its

@@ -299,3 +299,118 @@ fn the_429_of_a_server_passes_with_its_own_headers() {
     assert_eq!(answer.header("x-ratelimit-remaining-requests"), Some("0"));
     assert!(answer.text().contains("theirs"));
 }
+
+/// Two pools, the first with limits and the second behind it, and no key.
+fn pools_with(first: &Server, limits: &str, rest: &Server) -> String {
+    format!(
+        r#"
+pools:
+  a: {{ servers: ["{}"], health: false, limits: {{ {limits} }} }}
+  b: {{ servers: ["{}"], health: false }}
+routes: [{{ name: all, pool: a, fallback: [b] }}, {{ name: never, match: {{ host: none }}, pool: a }}]
+"#,
+        first.url(),
+        rest.url()
+    )
+}
+
+#[test]
+fn a_pool_that_was_asked_enough_leaves_the_rest_to_the_next() {
+    let (a, b) = (Server::named("a"), Server::named("b"));
+    let gateway = Gateway::start(&pools_with(&a, "rpm: 5", &b));
+    let (good, _) = all_at_once(gateway.address, &chat(), 20);
+    assert_eq!(good, 20);
+    assert!((5..=7).contains(&a.count()), "{}", a.count());
+    assert_eq!(a.count() + b.count(), 20);
+    let labels = [("scope", "pool"), ("limit", "requests")];
+    let spilled = gateway.metric("trunkline_rate_limited_total", &labels);
+    assert_eq!(spilled, b.count() as f64);
+    // nobody behind it: the client hears when to come back
+    let yaml = pools_with(&a, "rpm: 5", &b).replace(", fallback: [b]", "");
+    let alone = Gateway::start(&yaml.replace(
+        "name: never, match: { host: none }, pool: a",
+        "name: never, match: { host: none }, pool: b",
+    ));
+    let (good, refused) = all_at_once(alone.address, &chat(), 12);
+    assert!((5..=7).contains(&good), "{good}");
+    assert_eq!(refused[0].code(), "rate_limit_exceeded");
+    assert!(
+        refused[0].text().contains("this pool"),
+        "{}",
+        refused[0].text()
+    );
+    assert!(refused[0].header("retry-after").is_some());
+}
+
+#[test]
+fn a_pool_is_charged_for_what_it_answered_and_not_for_what_it_failed() {
+    let a = Server::fake(|seen, wire| {
+        match seen.header("x-fail") {
+            Some(_) => wire.answer(500, &[], "{}"),
+            None => {
+                wire.json(r#"{"choices":[],"usage":{"prompt_tokens":100,"completion_tokens":500}}"#)
+            }
+        }
+        true
+    });
+    let b = Server::named("b");
+    let gateway = Gateway::start(&pools_with(&a, "tpm: 1000, concurrent: 1", &b));
+    for _ in 0..20 {
+        gateway.send(&chat().header("x-fail", "1"));
+    }
+    assert_eq!((a.count(), b.count()), (20, 0), "what failed costs nothing");
+    assert_eq!(gateway.send(&chat()).status, 200);
+    eventually("600 and 600 are more than there is", || {
+        gateway.send(&chat());
+        b.count() > 0
+    });
+    assert!(a.count() <= 23, "{}", a.count());
+}
+
+#[test]
+fn a_place_at_a_pool_is_free_when_its_attempt_is_over() {
+    let go = Arc::new(AtomicBool::new(false));
+    let wait = go.clone();
+    let a = Server::failing(503);
+    let b = Server::fake(move |_, wire| {
+        while !wait.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        wire.json("{}");
+        true
+    });
+    let yaml = pools_with(&a, "concurrent: 1", &b).replace(
+        "health: false, limits",
+        "health: false, eject: false, limits",
+    );
+    let gateway = Gateway::start(&yaml);
+    // the first one failed at the pool and is held by the next
+    let first = gateway.send_aside(&chat());
+    eventually("it is at the second pool", || b.count() == 1);
+    let second = gateway.send_aside(&chat());
+    eventually("so is the second", || b.count() == 2);
+    assert_eq!(a.count(), 2);
+    go.store(true, SeqCst);
+    assert_eq!(
+        (first.join().unwrap().status, second.join().unwrap().status),
+        (200, 200)
+    );
+}
+
+#[test]
+fn a_route_counts_characters_although_nothing_else_reads_the_body() {
+    let server = Server::named("a");
+    let yaml = format!(
+        "pools: {{ a: {{ servers: [\"{}\"], health: false }} }}\nroutes: [{{ match: {{ path: /v1/audio/speech }}, pool: a, limits: {{ characters: 100 }} }}]\n",
+        server.url()
+    );
+    let gateway = Gateway::start(&yaml);
+    let say = || {
+        let body = format!(
+            r#"{{"model":"tts-1","input":"{}","voice":"nova"}}"#,
+            "a".repeat(60)
+        );
+        gateway.post("/v1/audio/speech", &body)
+    };
+    assert_eq!((say().status, say().status), (200, 429));
+}

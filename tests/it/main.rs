@@ -45,6 +45,7 @@ mod samples;
 mod sdk;
 mod shaping;
 mod slots;
+mod split;
 mod streaming;
 mod support;
 mod top;

@@ -162,6 +162,9 @@ pub(crate) struct Pool {
     /// Largest request body the servers take. Larger ones go to the next pool. Default: the
     /// kind's limit for uploads of audio, 32 MiB for `ollama-native`, else none.
     pub(crate) max_body: Option<Size>,
+    /// How much its servers are asked for, by all clients together. What is beyond goes to the next
+    /// pool of its route.
+    pub(crate) limits: Quota,
     /// Speak HTTP/2 to the servers: by agreement over TLS, by prior knowledge without. Default
     /// `false`.
     pub(crate) http2: bool,
@@ -442,14 +445,21 @@ pub(crate) struct Headers {
 /// What is matched, and where it goes.
 #[derive(Debug, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("anyOf" = [{ "required": ["pool"] }, { "required": ["split"] }]))]
 pub(crate) struct Route {
     /// Its name in logs and metrics. Default: made from its path or model.
     pub(crate) name: Option<String>,
     /// All conditions must hold; none means every request.
     #[serde(rename = "match", default)]
     pub(crate) conditions: Match,
-    /// Required. The pool tried first.
-    pub(crate) pool: String,
+    /// The pool tried first. One of `pool` and `split` is required.
+    pub(crate) pool: Option<String>,
+    /// Pools of which one is tried first, in shares by weight: the same one for the same key, or for
+    /// the same address where no key is shown. The others stand in for it, before `fallback`.
+    #[serde(default)]
+    pub(crate) split: Vec<Share>,
+    /// A pool that gets copies of requests. Its answers are thrown away, and nobody waits for them.
+    pub(crate) mirror: Option<Mirror>,
     /// Body fields replaced in place.
     #[serde(default)]
     pub(crate) set: BTreeMap<String, Value>,
@@ -569,6 +579,49 @@ pub(crate) struct Fallback {
     pub(crate) pool: String,
     pub(crate) set: BTreeMap<String, Value>,
     pub(crate) default: BTreeMap<String, Value>,
+    pub(crate) remove: List<String>,
+}
+
+/// A pool that shares requests with others; with body fields of its own.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Share {
+    /// Required. Its name.
+    pub(crate) pool: String,
+    /// Its share, in relation to the weights of the others: 0 to 1000000. With 0 it only stands in
+    /// for them. Default 1.
+    pub(crate) weight: Option<u32>,
+    /// Body fields replaced in place.
+    #[serde(default)]
+    pub(crate) set: BTreeMap<String, Value>,
+    /// Body fields added where absent.
+    #[serde(default)]
+    pub(crate) default: BTreeMap<String, Value>,
+    /// Body fields taken out.
+    #[serde(default)]
+    pub(crate) remove: List<String>,
+}
+
+/// A pool that gets copies of requests: inference only, as what is kept on a server would be kept
+/// twice.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mirror {
+    /// Required. Its name.
+    pub(crate) pool: String,
+    /// How many of the requests are copied. Default 100%.
+    pub(crate) share: Option<Percent>,
+    /// Copy them although the pool costs money. Default `false`: then such a pool is an error.
+    #[serde(default)]
+    pub(crate) paid: bool,
+    /// Body fields replaced in place.
+    #[serde(default)]
+    pub(crate) set: BTreeMap<String, Value>,
+    /// Body fields added where absent.
+    #[serde(default)]
+    pub(crate) default: BTreeMap<String, Value>,
+    /// Body fields taken out.
+    #[serde(default)]
     pub(crate) remove: List<String>,
 }
 

@@ -26,18 +26,8 @@ impl Resolver<'_> {
         self.fields_on(here, &none, (&route.set, &route.default, &route.remove.0))
     }
 
-    /// Those of a fallback, which stand on its route's: what it says wins.
-    pub(super) fn fallback_fields(
-        &mut self,
-        here: &tree::Path,
-        below: &Fields,
-        fallback: &file::Fallback,
-    ) -> Fields {
-        let written = (&fallback.set, &fallback.default, &fallback.remove.0);
-        self.fields_on(here, below, written)
-    }
-
-    fn fields_on(
+    /// Those of one of its pools, which stand on the route's: what is written there wins.
+    pub(super) fn fields_on(
         &mut self,
         here: &tree::Path,
         below: &Fields,

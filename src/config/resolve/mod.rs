@@ -7,6 +7,7 @@ mod keys;
 mod listeners;
 mod pools;
 mod routes;
+mod targets;
 mod tracing;
 
 use std::path::{Path, PathBuf};

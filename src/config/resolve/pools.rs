@@ -133,6 +133,7 @@ impl Resolver<'_> {
                 .cost
                 .unwrap_or(if cloud { Cost::Paid } else { Cost::Free }),
             max_body: pool.max_body.map(|size| size.0),
+            limits: super::keys::quota(&pool.limits),
             http2: pool.http2,
         }
     }

@@ -7,14 +7,14 @@ use http::Method;
 
 use super::super::file::{self, OrFalse, RetryOn};
 use super::super::pattern::Pattern;
-use super::super::problem::{Severity, did_you_mean};
+use super::super::problem::Severity;
 use super::super::tree;
 use super::super::tree::at;
 use super::super::{
-    Cache, Cost, Disk, Fields, Hedge, Match, Naming, Pool, PoolId, Priority, Quota, Retry, Route,
-    RouteCache, Target, Zone,
+    Cache, Cost, Disk, Fields, Hedge, Match, Naming, Pool, Retry, Route, RouteCache, Target, Zone,
 };
 use super::Resolver;
+use super::targets::Targets;
 use crate::unit::{Size, Span};
 
 /// Retried if the file does not say: what tells nothing about the request itself.
@@ -69,15 +69,18 @@ impl Resolver<'_> {
                 );
                 self.warn(here.then("match"), message);
             }
-            let targets = self.targets(&here, route, pools);
+            let Targets { targets, split } = self.targets(&here, route, pools);
             self.zone(&here, &name, route, &targets, pools);
             self.wordless(&here, &name, &conditions, &targets, pools);
             let hedge = self.hedge(&here, route, &targets, pools);
             let cache = self.route_cache(&here, route);
+            let mirror = self.mirror(&here, route, &targets, pools);
             out.push(Route {
                 name,
                 conditions,
                 targets,
+                split,
+                mirror,
                 retry: self.retry(&here.then("retry"), &route.retry),
                 max_body: route.max_body.map_or(default_max_body, |size| size.0),
                 priority: route.priority,
@@ -127,104 +130,13 @@ impl Resolver<'_> {
             fields: Fields::default(),
             withhold: false,
         };
+        let name = free_name("unknown_model".to_owned(), &names);
         Some(Route {
-            name: free_name("unknown_model".to_owned(), &names),
             conditions,
-            targets: vec![target],
             retry: self.retry(&here, &file::Retry::default()),
             max_body,
-            priority: Priority::default(),
-            limits: Quota::default(),
-            zone: None,
-            hedge: None,
-            cache: None,
+            ..Route::bare(name, vec![target])
         })
-    }
-
-    fn targets(&mut self, here: &tree::Path, route: &file::Route, pools: &[Pool]) -> Vec<Target> {
-        let fields = self.route_fields(here, route);
-        let mut targets: Vec<Target> = Vec::new();
-        if let Some(pool) = self.pool_id(here.then("pool"), &route.pool, pools) {
-            targets.push(Target {
-                pool,
-                fields: fields.clone(),
-                withhold: false,
-            });
-        }
-        for (n, fallback) in route.fallback.iter().enumerate() {
-            let place = here.then("fallback").then(n);
-            let Some(pool) = self.pool_id(place.clone(), &fallback.pool, pools) else {
-                continue;
-            };
-            if targets.iter().any(|target| target.pool == pool) {
-                self.error(
-                    place,
-                    format!(
-                        "pool `{}` is already tried earlier in this route",
-                        fallback.pool
-                    ),
-                );
-            } else {
-                let fields = self.fallback_fields(&place, &fields, fallback);
-                let withhold = self.withhold(place, &targets, pool, pools);
-                targets.push(Target {
-                    pool,
-                    fields,
-                    withhold,
-                });
-            }
-        }
-        targets
-    }
-
-    /// Whether the client's credentials are kept from a fallback, as they are meant for a service
-    /// that is asked before. Only a pool whose `auth` is written gets them all the same.
-    fn withhold(
-        &mut self,
-        place: tree::Path,
-        before: &[Target],
-        pool: PoolId,
-        pools: &[Pool],
-    ) -> bool {
-        let pool = &pools[pool.0];
-        let first = before
-            .iter()
-            .map(|target| &pools[target.pool.0])
-            .find(|earlier| {
-                let mut hosts = pool.trusted_hosts();
-                earlier.trusted_hosts().next().is_some()
-                    && hosts.any(|host| !earlier.trusted_hosts().any(|known| known == host))
-            });
-        let Some(first) = first.filter(|_| !pool.auth_written) else {
-            return false;
-        };
-        // a variable that is not set here may be set where it runs
-        if pool.key_written {
-            return true;
-        }
-        let message = format!(
-            "pool `{}` gets no key in this route: the client's is meant for `{}`",
-            pool.name, first.name
-        );
-        let help = "give it an `api_key`, or write `auth: passthrough` if one key is for both";
-        self.report(Severity::Warning, place, message, Some(help.to_owned()));
-        true
-    }
-
-    fn pool_id(&mut self, path: tree::Path, name: &str, pools: &[Pool]) -> Option<PoolId> {
-        let found = pools.iter().position(|pool| pool.name == name);
-        if found.is_none() {
-            let known = || pools.iter().map(|pool| pool.name.as_str());
-            let help = did_you_mean(name, known())
-                .unwrap_or_else(|| format!("defined: {}", known().collect::<Vec<_>>().join(", ")));
-            self.report(
-                Severity::Error,
-                path,
-                format!("pool `{name}` is not defined"),
-                Some(help),
-            );
-        }
-        found.map(PoolId)
     }
 
     fn conditions(&mut self, here: &tree::Path, conditions: &file::Match) -> Match {
@@ -459,16 +371,18 @@ impl Resolver<'_> {
 
     pub(super) fn unused(&mut self, pools: &[Pool], file: &file::File) {
         let routes = &file.routes;
-        if self.damaged {
+        // which pool was meant there nobody knows
+        let leads = |route: &file::Route| route.pool.is_some() || !route.split.is_empty();
+        if self.damaged || !routes.iter().all(leads) {
             return;
         }
         for pool in pools {
             let used = |route: &file::Route| {
-                route.pool == pool.name
-                    || route
-                        .fallback
-                        .iter()
-                        .any(|fallback| fallback.pool == pool.name)
+                let names = route.pool.iter();
+                let names = names.chain(route.split.iter().map(|share| &share.pool));
+                let names = names.chain(route.fallback.iter().map(|fallback| &fallback.pool));
+                let mut names = names.chain(route.mirror.iter().map(|mirror| &mirror.pool));
+                names.any(|name| *name == pool.name)
             };
             let rest = file.unknown_model.as_ref() == Some(&pool.name);
             if !routes.is_empty() && !rest && !routes.iter().any(used) {

@@ -1,0 +1,370 @@
+//! What a request takes of the limits it is under, and what becomes of it when the request ends.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderName, HeaderValue};
+
+use super::exchange::{Exchange, Stop};
+use crate::config::PoolId;
+use crate::inspect::endpoint::Operation;
+use crate::limit::{self, Exceeded, Meter, Pass, Unit};
+use crate::observe::metrics::Metrics;
+use crate::observe::record::{Cached, Record};
+use crate::reply;
+
+/// Bytes of text that make a token, about (OpenAI's help pages, "What are tokens").
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// What a request has taken of its limits. Given back or settled when it ends.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) meters: Vec<(Scope, Meter)>,
+    passes: Vec<Pass>,
+    /// What was reserved of each unit.
+    reserved: Vec<(Unit, u64)>,
+    /// What was taken of pools; two attempts may be made at once.
+    pools: Mutex<OfPools>,
+}
+
+#[derive(Default)]
+struct OfPools {
+    /// For each attempt at a pool that has limits.
+    attempts: Vec<OfPool>,
+    /// Why one was passed over.
+    exceeded: Option<Exceeded>,
+}
+
+struct OfPool {
+    pool: PoolId,
+    meter: Meter,
+    reserved: Vec<(Unit, u64)>,
+    pass: Option<Pass>,
+}
+
+/// Whose limit it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Address,
+    Key,
+    Pool,
+    Route,
+}
+
+impl Scope {
+    /// As metrics and messages name it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Scope::Address => "address",
+            Scope::Key => "key",
+            Scope::Pool => "pool",
+            Scope::Route => "route",
+        }
+    }
+}
+
+impl Taken {
+    pub(super) fn limits(&self, unit: Unit) -> bool {
+        self.meters.iter().any(|(_, meter)| meter.limits(unit))
+    }
+}
+
+/// What is asked of one limit. An estimate is no reason to refuse for good: it asks for what there
+/// is, at most.
+fn asked(meter: &Meter, unit: Unit, n: u64) -> u64 {
+    match unit {
+        Unit::Tokens => meter.at_most(unit, n),
+        _ => n,
+    }
+}
+
+/// What a request takes, as far as it is known by now.
+pub(super) fn wanted(x: &Exchange, length: Option<u64>) -> Vec<(Unit, u64)> {
+    let mut wanted = vec![(Unit::Bytes, length.unwrap_or(0))];
+    let hears = x.operation.is_some_and(Operation::hears);
+    let speaks = x.operation == Some(Operation::Speech);
+    if x.operation.is_some_and(Operation::has_model) && !hears && !speaks {
+        let tokens = length.unwrap_or(0) / BYTES_PER_TOKEN;
+        wanted.push((Unit::Tokens, tokens.max(1)));
+    }
+    if speaks {
+        wanted.push((Unit::Characters, x.record.characters.unwrap_or(0)));
+    }
+    if hears || speaks {
+        // how long the speech will be nobody knows: one second is the ticket
+        let seconds = x.record.audio.map_or(1, whole_seconds);
+        wanted.push((Unit::AudioSeconds, seconds));
+    }
+    wanted
+}
+
+fn whole_seconds(time: Duration) -> u64 {
+    (time.as_secs_f64().ceil() as u64).max(1)
+}
+
+impl Exchange {
+    pub(super) fn enter(
+        &mut self,
+        scope: Scope,
+        meter: Meter,
+        metrics: &Metrics,
+    ) -> Result<(), Stop> {
+        let entered = meter.enter(self.started);
+        self.taken.meters.push((scope, meter));
+        match entered {
+            Ok(pass) => {
+                self.taken.passes.push(pass);
+                Ok(())
+            }
+            Err(exceeded) => Err(self.refused(scope, exceeded, metrics)),
+        }
+    }
+
+    /// Takes so much of every limit there is, or of none.
+    pub(super) fn reserve(&mut self, unit: Unit, n: u64, metrics: &Metrics) -> Result<(), Stop> {
+        for (at, (scope, meter)) in self.taken.meters.iter().enumerate() {
+            if let Err(exceeded) = meter.take(unit, asked(meter, unit, n), self.started) {
+                for (_, before) in &self.taken.meters[..at] {
+                    before.settle(unit, asked(before, unit, n), 0, self.started);
+                }
+                let scope = *scope;
+                return Err(self.refused(scope, exceeded, metrics));
+            }
+        }
+        self.taken.reserved.push((unit, n));
+        Ok(())
+    }
+
+    fn refused(&mut self, scope: Scope, exceeded: Exceeded, metrics: &Metrics) -> Stop {
+        let labels = [scope.label(), exceeded.unit.label()];
+        metrics.rate_limited.with_label_values(&labels).inc();
+        self.tell_what_is_left();
+        reply::rate_limited(scope.label(), &exceeded).into()
+    }
+
+    /// `x-ratelimit-*`, as OpenAI writes them, of the limit that is nearest.
+    pub(super) fn tell_what_is_left(&mut self) {
+        const NAMES: [(Unit, [&str; 3]); 2] = [
+            (
+                Unit::Requests,
+                [
+                    "x-ratelimit-limit-requests",
+                    "x-ratelimit-remaining-requests",
+                    "x-ratelimit-reset-requests",
+                ],
+            ),
+            (
+                Unit::Tokens,
+                [
+                    "x-ratelimit-limit-tokens",
+                    "x-ratelimit-remaining-tokens",
+                    "x-ratelimit-reset-tokens",
+                ],
+            ),
+        ];
+        self.answer_headers
+            .retain(|(name, _)| !name.as_str().starts_with("x-ratelimit-"));
+        for (unit, names) in NAMES {
+            let left = self.taken.meters.iter();
+            let left = left.filter_map(|(_, meter)| meter.left(unit, self.started));
+            let Some(least) = left.min_by_key(|left| left.remaining) else {
+                continue;
+            };
+            let values = [
+                least.limit.to_string(),
+                least.remaining.to_string(),
+                go_duration(least.reset),
+            ];
+            for (name, value) in names.into_iter().zip(values) {
+                let value = HeaderValue::from_str(&value).expect("digits and letters are valid");
+                self.answer_headers
+                    .push((HeaderName::from_static(name), value));
+            }
+        }
+    }
+
+    /// Takes what an attempt at a pool takes of the pool's limits; says whether there was as much.
+    pub(super) fn take_of_pool(
+        &self,
+        pool: PoolId,
+        length: Option<u64>,
+        metrics: &Metrics,
+    ) -> bool {
+        let meter = self.snapshot.gateway.limits.pool(pool);
+        if !meter.limits_something() {
+            return true;
+        }
+        let mut pools = self
+            .taken
+            .pools
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match self.reserve_of_pool(meter, length) {
+            Ok((pass, reserved)) => {
+                pools.attempts.push(OfPool {
+                    pool,
+                    meter: meter.clone(),
+                    reserved,
+                    pass: Some(pass),
+                });
+                true
+            }
+            Err(exceeded) => {
+                let labels = [Scope::Pool.label(), exceeded.unit.label()];
+                metrics.rate_limited.with_label_values(&labels).inc();
+                pools.exceeded = Some(exceeded);
+                false
+            }
+        }
+    }
+
+    /// All that an attempt takes of a meter, or nothing.
+    fn reserve_of_pool(
+        &self,
+        meter: &Meter,
+        length: Option<u64>,
+    ) -> Result<(Pass, Vec<(Unit, u64)>), Exceeded> {
+        let pass = meter.enter(self.started)?;
+        let mut reserved = vec![(Unit::Requests, 1)];
+        for (unit, n) in wanted(self, length) {
+            let n = asked(meter, unit, n);
+            if let Err(exceeded) = meter.take(unit, n, self.started) {
+                for (unit, n) in reserved {
+                    meter.settle(unit, n, 0, self.started);
+                }
+                return Err(exceeded);
+            }
+            reserved.push((unit, n));
+        }
+        Ok((pass, reserved))
+    }
+
+    /// An attempt at a pool is over, and its answer is not the one that counts.
+    pub(super) fn left_pool(&self, pool: PoolId) {
+        let mut pools = self
+            .taken
+            .pools
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut attempts = pools.attempts.iter_mut();
+        if let Some(attempt) = attempts.find(|one| one.pool == pool && one.pass.is_some()) {
+            attempt.pass = None;
+            for (unit, n) in attempt.reserved.drain(..) {
+                let worked = matches!(unit, Unit::Requests | Unit::Bytes);
+                attempt
+                    .meter
+                    .settle(unit, n, if worked { n } else { 0 }, self.started);
+            }
+        }
+    }
+
+    /// The limit of a pool that kept the request from it.
+    pub(super) fn exceeded_of_pool(&self) -> Option<Exceeded> {
+        let pools = self
+            .taken
+            .pools
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        pools.exceeded
+    }
+
+    fn settle_pools(&self, pools: Mutex<OfPools>) {
+        let pools = pools.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for attempt in pools.attempts {
+            for (unit, reserved) in attempt.reserved {
+                let used = self.used(unit, reserved);
+                attempt.meter.settle(unit, reserved, used, self.started);
+            }
+        }
+    }
+
+    /// Writes down what the request has cost its key.
+    fn spend(&self) {
+        let gateway = &self.snapshot.gateway;
+        let record = &self.record;
+        let answered = was_served(record);
+        let key = self.key.map(|key| &gateway.config.keys[key]);
+        let Some(key) = key.filter(|key| key.budget.is_some() && answered) else {
+            return;
+        };
+        let usage = limit::Usage {
+            input: record.usage.input.unwrap_or(0),
+            output: record.usage.output.unwrap_or(0),
+            characters: record.characters.unwrap_or(0),
+            audio_seconds: record.audio.map_or(0.0, |audio| audio.as_secs_f64()),
+        };
+        let model = record.model.as_deref().unwrap_or_default();
+        let units = limit::cost(&gateway.config.prices, model, &usage);
+        if units > 0.0 {
+            let month = limit::month(SystemTime::now());
+            gateway.limits.ledger.add(&month, &key.name, units);
+        }
+    }
+
+    /// Corrects what was reserved by what was used.
+    pub(super) fn settle(&mut self) {
+        self.spend();
+        let taken = std::mem::take(&mut self.taken);
+        self.settle_pools(taken.pools);
+        for (unit, reserved) in &taken.reserved {
+            let used = self.used(*unit, *reserved);
+            for (_, meter) in &taken.meters {
+                let reserved = asked(meter, *unit, *reserved);
+                meter.settle(*unit, reserved, used, self.started);
+            }
+        }
+    }
+
+    fn used(&self, unit: Unit, reserved: u64) -> u64 {
+        let record = &self.record;
+        let answered = was_served(record);
+        match unit {
+            Unit::Bytes => record.bytes_in,
+            Unit::Tokens if !answered => 0,
+            Unit::Tokens => match (record.usage.input, record.usage.output) {
+                (None, None) => reserved,
+                (input, output) => input.unwrap_or(0) + output.unwrap_or(0),
+            },
+            Unit::Characters | Unit::AudioSeconds if !answered => 0,
+            Unit::AudioSeconds => record.audio.map_or(reserved, whole_seconds),
+            _ => reserved,
+        }
+    }
+}
+
+/// Whether a server worked for it: what was refused, failed or kept costs nothing but its bytes.
+fn was_served(record: &Record) -> bool {
+    let kept = matches!(record.cache, Some(Cached::Hit | Cached::Coalesced));
+    record.local.is_none() && !kept && (200..300).contains(&record.status)
+}
+
+/// As Go prints a duration, which is what OpenAI sends and SDKs read: `20ms`, `1s`, `6m0s`.
+fn go_duration(time: Duration) -> String {
+    let milliseconds = time.as_millis();
+    let (minutes, rest) = (milliseconds / 60_000, milliseconds % 60_000);
+    match (minutes, rest) {
+        (0, rest) if rest < 1000 => format!("{rest}ms"),
+        (0, rest) if rest.is_multiple_of(1000) => format!("{}s", rest / 1000),
+        (0, rest) => format!("{}.{:03}s", rest / 1000, rest % 1000),
+        (minutes, rest) => format!("{minutes}m{}s", rest / 1000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_openai_writes_them() {
+        for (milliseconds, text) in [
+            (0, "0ms"),
+            (20, "20ms"),
+            (1000, "1s"),
+            (1500, "1.500s"),
+            (60_000, "1m0s"),
+            (366_000, "6m6s"),
+        ] {
+            assert_eq!(go_duration(Duration::from_millis(milliseconds)), text);
+        }
+    }
+}
