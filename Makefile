@@ -31,7 +31,7 @@ define need_pip
 } || { echo "apt could not: install python3-pip yourself (or cmake, for make run)"; exit 1; }
 endef
 
-.PHONY: run build test test-otlp failover changes check fmt lint unit sdk-setup browser-setup deploy-tools bench dist schema deb clean
+.PHONY: run build test test-otlp failover changes check fmt lint unit sdk-setup browser-setup redis-setup deploy-tools bench dist schema deb clean
 
 run: build
 	@exec $(TARGET)/release/trunkline $(ARGS)
@@ -82,6 +82,14 @@ browser-setup: $(BROWSER)/.done
 	  { apt-get install -y -q chromium || { apt-get update -q && apt-get install -y -q chromium; }; } >/dev/null 2>&1; \
 	} || echo "apt could not: the tests of the status page are skipped until you install chromium"
 
+# what the tests of `state` run; apt starts one as a service as well where there is an init, and it is
+# left alone
+redis-setup:
+	@command -v redis-server >/dev/null 2>&1 || { \
+	  echo "redis-server is not installed: installing it with apt"; \
+	  { apt-get install -y -q redis-server || { apt-get update -q && apt-get install -y -q redis-server; }; } >/dev/null 2>&1; \
+	} || echo "apt could not: the tests of state are skipped until you install redis-server"
+
 # what the files of deploy/ are checked with; where one cannot be had, its tests are skipped
 LINT := $(TOOLS)/lint
 PROMETHEUS := $(TOOLS)/prometheus
@@ -106,7 +114,7 @@ deploy-tools: $(LINT)/.done $(PROMETHEUS)/.done
 	@command -v systemd-analyze >/dev/null 2>&1 || { apt-get install -y -q systemd || { apt-get update -q && apt-get install -y -q systemd; }; } >/dev/null 2>&1 \
 	  || echo "apt has no systemd for us: the tests of the unit are skipped"
 
-test: $(CMAKE_SETUP) sdk-setup browser-setup deploy-tools
+test: $(CMAKE_SETUP) sdk-setup browser-setup redis-setup deploy-tools
 	TRUNKLINE_SDK=$(SDK) TRUNKLINE_BROWSER=$(BROWSER) TRUNKLINE_TOOLS=$(TOOLS) cargo test --locked
 
 # traces are a feature that brings no crate, so only our own code is built once more

@@ -23,6 +23,7 @@ use crate::plan::Budget;
 use crate::pool::{Pool, Watch};
 use crate::reply::{self, Reply};
 use crate::route::{Head, Known, Lookup, RouteTable};
+use crate::state::State;
 use crate::transform::fields::{self, Rewritten};
 use crate::transform::path;
 
@@ -45,6 +46,8 @@ pub(crate) struct Gateway {
     pub(crate) cache: Option<Arc<Cache>>,
     /// In the order of the routes.
     cache_keys: Vec<Option<RouteKey>>,
+    /// What it shares with other edges.
+    pub(crate) state: Option<Arc<State>>,
 }
 
 impl Gateway {
@@ -92,6 +95,7 @@ impl Gateway {
             pool_metrics: pools.iter().map(|pool| metrics.pool(pool)).collect(),
             catalogue: ArcSwap::from_pointee(Catalogue::new(&config, &pools, now)),
             cache: keeping(&config, old, metrics),
+            state: sharing(&config, old, metrics),
             cache_keys: config
                 .routes
                 .iter()
@@ -431,6 +435,15 @@ fn keeping(config: &Config, old: Option<&Gateway>, metrics: &Metrics) -> Option<
     let kept = old.and_then(|old| old.cache.as_ref());
     let kept = kept.filter(|cache| cache.settings == config.cache);
     let new = || Cache::new(config.cache.clone(), &|tier| metrics.cache_tier(tier));
+    Some(kept.cloned().unwrap_or_else(new))
+}
+
+/// What is shared, over the connection there was if the settings are the same.
+fn sharing(config: &Config, old: Option<&Gateway>, metrics: &Metrics) -> Option<Arc<State>> {
+    let settings = config.state.as_ref()?;
+    let kept = old.and_then(|old| old.state.as_ref());
+    let kept = kept.filter(|state| state.settings == *settings);
+    let new = || State::new(settings.clone(), metrics.state());
     Some(kept.cloned().unwrap_or_else(new))
 }
 

@@ -13,25 +13,17 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
 use lru::LruCache;
 
-use super::key::{Hasher, Key};
-use super::{Headers, Stored, Tier};
+use super::format::{FIXED, LONGEST_HEADERS, broken, decode, head};
+use super::key::Key;
+use super::{Stored, Tier};
 use crate::config;
 
 /// What the thread may be behind, in orders.
 const QUEUE: usize = 256;
-/// What each file starts with; another number is another format.
-const MAGIC: &[u8; 8] = b"trunkc1\n";
-/// Magic, checksum, and the lengths of headers and body.
-const FIXED: usize = 8 + 32 + 8 + 8 + 8;
 /// What a file takes besides its bytes.
 const OVERHEAD: u64 = 4096;
-/// Longest head of headers that is read back.
-const LONGEST_HEADERS: u64 = 64 * 1024;
-
 /// A folder of answers.
 pub(super) struct Disk {
     folder: PathBuf,
@@ -123,39 +115,6 @@ fn key_of(path: &Path) -> Option<Key> {
     Some(Key(key))
 }
 
-fn checksum(rest: &[u8], body: &[u8]) -> [u8; 32] {
-    let mut hasher = Hasher::new("kept answer");
-    hasher.part(rest).part(body);
-    hasher.finish()
-}
-
-/// All of a file before the body.
-fn head(stored: &Stored) -> Vec<u8> {
-    let mut headers = Vec::new();
-    for (name, value) in &stored.headers {
-        headers.extend_from_slice(name.as_str().as_bytes());
-        headers.extend_from_slice(b": ");
-        headers.extend_from_slice(value.as_bytes());
-        headers.push(b'\n');
-    }
-    let born = SystemTime::now().checked_sub(stored.age());
-    let born = born.and_then(|born| born.duration_since(UNIX_EPOCH).ok());
-    let born = born.unwrap_or_default().as_millis() as u64;
-    let mut rest = Vec::new();
-    for number in [born, headers.len() as u64, stored.body.len() as u64] {
-        rest.extend_from_slice(&number.to_le_bytes());
-    }
-    rest.extend_from_slice(&headers);
-    let mut head = MAGIC.to_vec();
-    head.extend_from_slice(&checksum(&rest, &stored.body));
-    head.extend_from_slice(&rest);
-    head
-}
-
-fn broken(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
 fn read(path: &Path, max_object: u64) -> io::Result<Stored> {
     let mut file = fs::File::open(path)?;
     let length = file.metadata()?.len();
@@ -164,39 +123,7 @@ fn read(path: &Path, max_object: u64) -> io::Result<Stored> {
     }
     let mut all = Vec::with_capacity(length as usize);
     file.read_to_end(&mut all)?;
-    if all.len() < FIXED || &all[..8] != MAGIC {
-        return Err(broken("it is none"));
-    }
-    let number = |n: usize| {
-        let at = 40 + 8 * n;
-        u64::from_le_bytes(all[at..at + 8].try_into().expect("8 bytes are 8 bytes"))
-    };
-    let (born, headers, body) = (number(0), number(1), number(2));
-    let start = (FIXED as u64).saturating_add(headers);
-    if start.saturating_add(body) != all.len() as u64 || body > max_object {
-        return Err(broken("it was cut"));
-    }
-    let start = start as usize;
-    if checksum(&all[40..start], &all[start..]) != all[8..40] {
-        return Err(broken("its checksum is wrong"));
-    }
-    let headers = parsed(&all[FIXED..start]).ok_or_else(|| broken("its headers are wrong"))?;
-    // a clock that was set back makes nothing younger than new
-    let born = UNIX_EPOCH + Duration::from_millis(born);
-    let age = SystemTime::now().duration_since(born).unwrap_or_default();
-    Ok(Stored::aged(headers, Bytes::from(all).slice(start..), age))
-}
-
-fn parsed(headers: &[u8]) -> Option<Headers> {
-    let lines = headers.split(|byte| *byte == b'\n');
-    let lines = lines.filter(|line| !line.is_empty());
-    lines
-        .map(|line| {
-            let at = memchr::memmem::find(line, b": ")?;
-            let name = HeaderName::from_bytes(&line[..at]).ok()?;
-            Some((name, HeaderValue::from_bytes(&line[at + 2..]).ok()?))
-        })
-        .collect()
+    decode(all.into(), max_object)
 }
 
 /// The thread that writes and deletes, and knows what there is.

@@ -6,6 +6,7 @@
 
 mod disk;
 mod flight;
+pub(crate) mod format;
 pub(crate) mod key;
 mod memory;
 
@@ -281,11 +282,12 @@ impl Lead {
         self.begun && self.flight.is_followed()
     }
 
-    /// The answer is whole; it is kept if `sound` says so.
-    pub(crate) fn whole(mut self, sound: impl FnOnce(&Stored) -> bool) {
+    /// The answer is whole; it is kept if `sound` says so, and returned then.
+    pub(crate) fn whole(mut self, sound: impl FnOnce(&Stored) -> bool) -> Option<Arc<Stored>> {
         if !self.begun {
-            return;
+            return None;
         }
+        let mut kept = None;
         self.flight.whole();
         if self.keeps
             && self.is_of_now()
@@ -296,11 +298,22 @@ impl Lead {
             let stored = Arc::new(stored);
             self.cache.memory.put(self.key, stored.clone());
             if let (Some(disk), true) = (&self.cache.disk, self.terms.disk) {
-                disk.keep(self.key, stored);
+                disk.keep(self.key, stored.clone());
             }
+            kept = Some(stored);
         }
         // only now: whoever finds it neither here nor there asks again
         self.unlist();
+        kept
+    }
+
+    /// What it is kept under.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(crate) fn terms(&self) -> Terms {
+        self.terms
     }
 
     fn unlist(&mut self) {

@@ -174,6 +174,10 @@ fn effective(config: &Config) -> Value {
         ("unknown_model", rest.into()),
         ("cache", kept(&config.cache)),
         (
+            "state",
+            config.state.as_ref().map(state).unwrap_or_default(),
+        ),
+        (
             "limits",
             json!({
                 "connections": config.limits.connections,
@@ -199,6 +203,14 @@ fn effective(config: &Config) -> Value {
             config.tracing.as_ref().map(tracing).unwrap_or_default(),
         ),
     ])
+}
+
+fn state(state: &config::State) -> Value {
+    json!({
+        "redis": "[redacted]",
+        "prefix": state.prefix,
+        "timeout": span(Some(state.timeout)),
+    })
 }
 
 fn tracing(tracing: &Tracing) -> Value {

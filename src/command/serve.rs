@@ -26,10 +26,10 @@ use crate::proxy::listen::Gate;
 use crate::proxy::{Edge, Snapshot};
 use crate::reply;
 use crate::service::admin::Admin;
-use crate::service::listing;
 use crate::service::notify::Notify;
 use crate::service::probe::{self, Watcher};
 use crate::service::spending::Spending;
+use crate::service::{listing, sharing};
 
 /// Connections to servers that are kept open at once.
 const KEPT_CONNECTIONS: usize = 1024;
@@ -244,6 +244,7 @@ async fn serve(
     #[cfg(feature = "otlp")]
     let traces = crate::service::otlp::start(&running.edge);
     tokio::spawn(listing::keep_asking(running.edge.clone()));
+    tokio::spawn(sharing::keep_sharing(running.edge.clone()));
     running.notify.ready();
     tokio::spawn(running.notify.clone().keep_alive(running.edge.clone()));
     let conductor = Conductor {

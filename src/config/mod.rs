@@ -59,6 +59,8 @@ pub(crate) struct Config {
     /// Where it is kept what keys have spent, if some have budgets.
     pub(crate) budget_file: Option<PathBuf>,
     pub(crate) cache: Cache,
+    /// What several edges share; `None` for one that is alone.
+    pub(crate) state: Option<State>,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) shutdown: Shutdown,
@@ -311,6 +313,15 @@ pub(crate) struct Cache {
     pub(crate) disk: Option<Disk>,
 }
 
+/// What several edges share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    /// The URL, which may hold a password.
+    pub(crate) redis: Secret,
+    pub(crate) prefix: String,
+    pub(crate) timeout: Duration,
+}
+
 /// A folder for answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Disk {
@@ -513,7 +524,6 @@ fn later(key: &str) -> Option<&'static str> {
         "connections_per_ip",
         "min_rate",
         "memory",
-        "state",
         "trusted_proxies",
     ];
     LATER.contains(&key).then_some(

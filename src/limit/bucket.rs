@@ -23,6 +23,13 @@ pub(crate) struct Left {
     pub(crate) reset: Duration,
 }
 
+impl Left {
+    /// So much of a minute's allowance is there when it takes so long to be whole again.
+    pub(crate) fn missing(limit: u64, missing: Duration) -> Self {
+        left(limit, nanos(missing), 0)
+    }
+}
+
 /// Why nothing was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Short {

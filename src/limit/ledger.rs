@@ -48,6 +48,36 @@ pub(crate) struct Ledger(Mutex<Pages>);
 struct Pages {
     written: Spent,
     since: Spent,
+    /// What other edges are to be told, if there are any.
+    shared: Option<Shared>,
+}
+
+/// What several edges have spent together.
+#[derive(Debug, Default)]
+struct Shared {
+    /// As they told it last.
+    told: Spent,
+    /// What they were not told yet.
+    owed: Spent,
+    /// What is on its way, under a name by which it counts once.
+    sent: Option<Delivery>,
+}
+
+/// What was spent here and is to be told to the others.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Delivery {
+    pub(crate) name: String,
+    pub(crate) spent: Spent,
+}
+
+fn add(spent: &mut Spent, month: &str, key: &str, units: f64) {
+    let page = spent.entry(month.to_owned()).or_default();
+    *page.entry(key.to_owned()).or_default() += units;
+}
+
+fn of(spent: &Spent, month: &str, key: &str) -> f64 {
+    let page = spent.get(month);
+    page.and_then(|page| page.get(key)).copied().unwrap_or(0.0)
 }
 
 /// Months that are kept: this one and the two before, for who wants to look.
@@ -56,15 +86,47 @@ const MONTHS: usize = 3;
 impl Ledger {
     pub(crate) fn add(&self, month: &str, key: &str, units: f64) {
         let mut pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let page = pages.since.entry(month.to_owned()).or_default();
-        *page.entry(key.to_owned()).or_default() += units;
+        add(&mut pages.since, month, key, units);
+        if let Some(shared) = &mut pages.shared {
+            add(&mut shared.owed, month, key, units);
+        }
     }
 
     /// What a key has spent in a month.
     pub(crate) fn spent(&self, month: &str, key: &str) -> f64 {
         let pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = |spent: &Spent| spent.get(month).and_then(|page| page.get(key)).copied();
-        of(&pages.written).unwrap_or(0.0) + of(&pages.since).unwrap_or(0.0)
+        let here = of(&pages.written, month, key) + of(&pages.since, month, key);
+        let Some(shared) = &pages.shared else {
+            return here;
+        };
+        let sent = shared.sent.as_ref();
+        let sent = sent.map_or(0.0, |sent| of(&sent.spent, month, key));
+        let everywhere = of(&shared.told, month, key) + of(&shared.owed, month, key) + sent;
+        // whoever keeps the sum may have lost it
+        here.max(everywhere)
+    }
+
+    /// What the other edges are to be told: the same again until they have heard it. From the first
+    /// call on it is noted for them. `name` makes names.
+    pub(crate) fn delivery(&self, name: impl FnOnce() -> String) -> Option<Delivery> {
+        let mut pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = pages.shared.get_or_insert_default();
+        if shared.sent.is_none() && !shared.owed.is_empty() {
+            let spent = std::mem::take(&mut shared.owed);
+            let name = name();
+            shared.sent = Some(Delivery { name, spent });
+        }
+        shared.sent.clone()
+    }
+
+    /// They have heard a delivery, if there was one, and told what all have spent.
+    pub(crate) fn delivered(&self, name: Option<&str>, told: Spent) {
+        let mut pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = pages.shared.get_or_insert_default();
+        if shared.sent.as_ref().map(|sent| sent.name.as_str()) == name {
+            shared.sent = None;
+        }
+        shared.told = told;
     }
 
     /// Adds what came since the last time to what a file says now: the text to write, or `None` if
@@ -168,6 +230,29 @@ mod tests {
         );
         assert_eq!(one.spent("2026-11", "alice"), 7.0);
         assert_eq!(one.spent("2026-12", "alice"), 0.0);
+    }
+
+    #[test]
+    fn other_edges_are_told_once_and_what_they_spent_counts() {
+        let ledger = Ledger::default();
+        let month = "2026-11";
+        assert_eq!(ledger.delivery(|| "first".into()), None);
+        ledger.add(month, "alice", 3.0);
+        let first = ledger.delivery(|| "first".into()).unwrap();
+        assert_eq!(first.spent, page(month, "alice", 3.0));
+        ledger.add(month, "alice", 2.0);
+        assert_eq!(ledger.spent(month, "alice"), 5.0);
+        let again = ledger.delivery(|| "second".into()).unwrap();
+        assert_eq!(again, first, "until it was heard");
+        ledger.delivered(Some("first"), page(month, "alice", 10.0));
+        assert_eq!(ledger.spent(month, "alice"), 12.0);
+        let second = ledger.delivery(|| "second".into()).unwrap();
+        assert_eq!(second.spent, page(month, "alice", 2.0));
+        ledger.delivered(Some("second"), page(month, "alice", 12.0));
+        assert_eq!(ledger.delivery(|| "third".into()), None);
+        // who kept the sum lost it: what was spent here is known
+        ledger.delivered(None, Spent::new());
+        assert_eq!(ledger.spent(month, "alice"), 5.0);
     }
 
     #[test]

@@ -196,6 +196,11 @@ impl Meter {
         }
     }
 
+    /// How much is allowed, if it is limited.
+    pub(crate) fn allowed(&self, unit: Unit) -> Option<u64> {
+        unit.allowed(&self.quota)
+    }
+
     /// What is left, if it is limited.
     pub(crate) fn left(&self, unit: Unit, now: Instant) -> Option<Left> {
         let limit = unit.allowed(&self.quota)?;
@@ -335,7 +340,7 @@ impl Addresses {
 }
 
 /// What one subscriber has: an IPv4 address, or the first half of an IPv6 address (RFC 6177).
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => {

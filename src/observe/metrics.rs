@@ -20,6 +20,7 @@ use crate::config::{Config, Cost, Route, Server, Zone};
 use crate::inspect::endpoint::Operation;
 use crate::plan::Outcome;
 use crate::pool::{Evidence, Pool};
+use crate::state::StateMetrics;
 
 /// Whole requests: a stream of an LLM lasts minutes.
 const DURATION: &[f64] = &[
@@ -114,6 +115,7 @@ pub(crate) struct Metrics {
     listings: IntCounterVec,
     hedges: IntCounterVec,
     pub(crate) mirrored: IntCounterVec,
+    state: StateMetrics,
     pub(crate) mirrors_in_flight: IntGauge,
     budget_left: IntGaugeVec,
     voice_mappings: IntCounterVec,
@@ -359,6 +361,11 @@ impl Metrics {
             listings: make.counter("server_lists_total", "Questions to servers for their models and voices, by result.", &["pool", "server", "result"]),
             server_drained: make.gauge("server_drained", "Whether a server is drained by hand: it gets no new requests.", &["pool", "server"]),
             server_warming: make.gauge("server_warming", "Addresses of a server that load their model now.", &["pool", "server"]),
+            state: StateMetrics {
+                up: make.gauge("state_up", "Whether the server answers that edges share their state by; 0 as well if there is none.", &[]).with_label_values::<&str>(&[]),
+                edges: make.gauge("state_edges", "Edges that share their state with this one, itself included.", &[]).with_label_values::<&str>(&[]),
+                failures: make.counter("state_failures_total", "Questions to that server that failed, by what was asked.", &["asked"]),
+            },
             mirrored: make.counter("mirrored_total", "Copies of requests, by what became of them: the class of the answer's status, failed, or skipped where there was no room.", &["route", "pool", "result"]),
             mirrors_in_flight: make.gauge("mirrors_in_flight", "Copies of requests that are being answered.", &[]).with_label_values::<&str>(&[]),
             hedges: make.counter("hedges_total", "Second attempts beside one that took long, and those whose answer came first.", &["route", "result"]),
@@ -527,6 +534,11 @@ impl Metrics {
         }
     }
 
+    /// What is counted of the state that edges share.
+    pub(crate) fn state(&self) -> StateMetrics {
+        self.state.clone()
+    }
+
     /// The handles for requests that found no route.
     pub(crate) fn unrouted(&self) -> RouteMetrics {
         let none = Route::bare("none".into(), Vec::new());
@@ -539,6 +551,7 @@ impl Metrics {
             prices: Vec::new(),
             budget_file: None,
             cache: crate::config::Cache::default(),
+            state: None,
             limits: crate::config::Limits::default(),
             log: crate::config::Log::default(),
             shutdown: crate::config::Shutdown::default(),

@@ -1,5 +1,6 @@
 //! Ejection: which evidence from traffic takes a server out for a while.
 
+use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -32,17 +33,24 @@ pub(crate) enum Evidence {
     Rate,
     /// First bytes far slower than those of the others.
     Slow,
+    /// Another edge has ejected it.
+    Elsewhere,
 }
 
 impl Evidence {
-    pub(crate) const ALL: &'static [Evidence] =
-        &[Evidence::Failures, Evidence::Rate, Evidence::Slow];
+    pub(crate) const ALL: &'static [Evidence] = &[
+        Evidence::Failures,
+        Evidence::Rate,
+        Evidence::Slow,
+        Evidence::Elsewhere,
+    ];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
             Evidence::Failures => "failures",
             Evidence::Rate => "rate",
             Evidence::Slow => "slow",
+            Evidence::Elsewhere => "elsewhere",
         }
     }
 }
@@ -90,6 +98,39 @@ impl Pool {
             return None;
         };
         let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.may_lose(member, now).then(|| Ejection {
+            duration: member.eject(eject.duration, now),
+            evidence,
+        })
+    }
+
+    /// Ejects the member with this address for as long as another edge does, under the same bounds as
+    /// if it had been found out here; says which server that is.
+    pub(crate) fn follow(
+        &self,
+        address: SocketAddr,
+        left: Duration,
+        now: Instant,
+    ) -> Option<usize> {
+        self.config.eject?;
+        let now = self.clock(now);
+        let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let roster = self.roster.load();
+        let mut members = roster.members.iter();
+        let member = members.find(|member| member.address() == address)?;
+        if !self.may_lose(member, now) {
+            return None;
+        }
+        member.eject_until(now + left);
+        Some(member.server)
+    }
+
+    /// Whether one more member may be ejected, and this one is not yet: never the last one
+    /// available, and never more than the pool's share.
+    fn may_lose(&self, member: &Member, now: Duration) -> bool {
+        let Some(eject) = self.config.eject else {
+            return false;
+        };
         let roster = self.roster.load();
         let members = &roster.members;
         let is_out = |m: &Member| m.is_ejected(now) || m.is_on_trial();
@@ -100,13 +141,7 @@ impl Pool {
             .filter(|m| m.is_available(now) && !m.is_on_trial())
             .count();
         let share = members.len() * usize::from(eject.max_percent) / 100;
-        if member.is_ejected(now) || ejected >= share || others == 0 {
-            return None;
-        }
-        Some(Ejection {
-            duration: member.eject(eject.duration, now),
-            evidence,
-        })
+        !member.is_ejected(now) && ejected < share && others > 0
     }
 
     fn fails_often(&self, member: &Member, now: Duration) -> bool {

@@ -294,12 +294,15 @@ impl Member {
     pub(super) fn eject(&self, duration: Duration, now: Duration) -> Duration {
         let times = self.state.ejections.fetch_add(1, Relaxed) + 1;
         let duration = duration * times.min(10);
+        self.eject_until(now + duration);
+        duration
+    }
+
+    /// Ejects until then. What comes after it is a trial.
+    pub(super) fn eject_until(&self, until: Duration) {
         self.state.on_trial.store(true, Relaxed);
         self.state.trial.store(0, Relaxed);
-        self.state
-            .ejected_until
-            .store(micros(now + duration), Relaxed);
-        duration
+        self.state.ejected_until.store(micros(until), Relaxed);
     }
 
     pub(super) fn rest(&self, until: Duration) {

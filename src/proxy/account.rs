@@ -66,6 +66,10 @@ pub(super) fn judge_server(
         return;
     };
     gateway.pool_metrics[pool_id].servers[member.server].ejected(ejection.evidence);
+    if let Some(state) = &gateway.state {
+        let server = format!("{}/{}", pool.config.name, member.address());
+        state.eject(server, ejection.duration);
+    }
     log::warn!(
         "pool {}: server {} ({}) is ejected for {}: {} ({why})",
         pool.config.name,

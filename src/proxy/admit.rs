@@ -104,7 +104,9 @@ impl Proxy {
             gateway.find(&head::asked(session.req_header(), &path), known)
         };
         if x.operation == Some(Operation::Realtime) && upload.length() == Some(0) {
-            return self.route_realtime(session, x, &path);
+            let (route, body) = self.route_realtime(session, x, &path)?;
+            self.agree(x, route).await?;
+            return Ok((route, body));
         }
         let mut lookup = find(session, Known::Length(upload.length()));
         // a route of which only the body tells is asked again when it is known
@@ -147,6 +149,7 @@ impl Proxy {
             Lookup::Found(route) => {
                 upload.limit(gateway.config.routes[route].max_body)?;
                 self.let_through(x, route, upload.length(), body.as_ref())?;
+                self.agree(x, route).await?;
                 Ok((route, body))
             }
             Lookup::Missing { model: true } => Err(reply::model_not_found(
@@ -155,6 +158,16 @@ impl Proxy {
             .into()),
             _ => Err(reply::no_route(&x.record.method, &x.record.path).into()),
         }
+    }
+
+    /// Takes of the limits that are shared with other edges.
+    async fn agree(&self, x: &mut Exchange, route: usize) -> Result<(), Stop> {
+        let shared = x.snapshot.gateway.state.is_some() && x.taken.is_limited();
+        if !shared {
+            return Ok(());
+        }
+        x.route = Some(route);
+        Box::pin(x.take_of_all(&self.edge.metrics)).await
     }
 
     /// A realtime conversation names its model in the query.

@@ -27,6 +27,7 @@ use crate::inspect::{Body, Form};
 use crate::observe::record::{Cached, Termination};
 use crate::plan::Phase;
 use crate::reply;
+use crate::state::State;
 use crate::transform::headers::CREDENTIALS;
 
 /// Largest JSON body whose answer is kept: what of a body is in memory anyway.
@@ -159,7 +160,16 @@ impl Asked<'_> {
                     hit(session, x, &stored).await?;
                     return Ok(None);
                 }
-                Found::Lead(lead) => return from_disk(session, x, lead).await,
+                Found::Lead(lead) => {
+                    let lead = match from_disk(session, x, lead).await? {
+                        Some(lead) => lead,
+                        None => return Ok(None),
+                    };
+                    return match x.snapshot.gateway.state.clone() {
+                        Some(state) => Box::pin(from_state(&state, session, x, lead)).await,
+                        None => Ok(Some(lead)),
+                    };
+                }
                 Found::Follow(mut follower) => {
                     match first(edge, session, x, upload, &mut follower).await? {
                         First::Begun(begun) => {
@@ -192,6 +202,28 @@ async fn from_disk(
         }
         _ => Ok(Some(lead)),
     }
+}
+
+/// Answers with what another edge has kept, or gives the lead back.
+async fn from_state(
+    state: &State,
+    session: &mut Session,
+    x: &mut Exchange,
+    lead: Box<Lead>,
+) -> Result<Option<Box<Lead>>, Stop> {
+    let terms = lead.terms();
+    let kept = state.answer(&lead.key().0).await;
+    let stored = kept.and_then(|kept| {
+        let stored = cache::format::decode(kept, terms.max_object);
+        let stored = stored.inspect_err(|error| log::warn!("state: a kept answer: {error}"));
+        stored.ok().filter(|stored| stored.age() < terms.ttl)
+    });
+    let Some(stored) = stored else {
+        return Ok(Some(lead));
+    };
+    let stored = lead.found(stored);
+    hit(session, x, &stored).await?;
+    Ok(None)
 }
 
 /// The key of a request; `None` if nothing is kept for it.
@@ -479,8 +511,16 @@ pub(super) fn is_followed(x: &Exchange) -> bool {
 
 /// All of the answer is here.
 pub(super) fn whole(x: &mut Exchange) {
-    if let Some(keeping) = x.lead.take() {
-        keeping.lead.whole(cache::is_sound);
+    let Some(Keeping { lead, .. }) = x.lead.take().map(|keeping| *keeping) else {
+        return;
+    };
+    let (key, ttl) = (*lead.key(), lead.terms().ttl);
+    let kept = lead.whole(cache::is_sound);
+    if let (Some(stored), Some(state)) = (kept, x.snapshot.gateway.state.clone()) {
+        tokio::spawn(async move {
+            let bytes = cache::format::encode(&stored);
+            state.keep_answer(&key.0, bytes, ttl).await;
+        });
     }
 }
 

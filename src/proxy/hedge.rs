@@ -179,7 +179,7 @@ impl<'a> Track<'a> {
         let early = within(soon, &mut first).await;
         let second = match early {
             Ok(_) => None,
-            Err(_) => self.second(plan),
+            Err(_) => self.second(plan).await,
         };
         let Some(second) = second else {
             let result = match early {
@@ -232,14 +232,15 @@ impl<'a> Track<'a> {
         }
     }
 
-    fn second(&self, plan: &mut Plan) -> Option<Attempt> {
+    async fn second(&self, plan: &mut Plan) -> Option<Attempt> {
         let hedge = self.ground.settings.hedge?;
         let second = self.ground.on(self.head, self.x, self.upload, |on| {
             plan.second(on, hedge.paid)
         })?;
         let pool = self.ground.settings.targets[second.target].pool;
         let metrics = &self.ground.edge.metrics;
-        let allowed = self.x.take_of_pool(pool, self.upload.length(), metrics);
+        let length = self.upload.length();
+        let allowed = self.x.take_of_pool(pool, length, metrics).await;
         allowed.then_some(second)
     }
 

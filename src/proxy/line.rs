@@ -77,7 +77,8 @@ impl Relay<'_> {
         metrics.queued.observe(joining.elapsed().as_secs_f64());
         match waited? {
             Waited::Slot(lease) => {
-                return Ok(self.admitted(session.req_header(), x, upload, lease));
+                let head = session.req_header();
+                return Ok(self.admitted(head, x, upload, lease).await);
             }
             Waited::Displaced => {
                 metrics.refused(QueueRefusal::Full);

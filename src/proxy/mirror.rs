@@ -88,8 +88,8 @@ fn count(edge: &Edge, route: &Route, pool: &str, result: &str) {
 }
 
 impl Copy {
-    async fn send(self) {
-        let snapshot = &self.snapshot;
+    async fn send(mut self) {
+        let snapshot = self.snapshot.clone();
         let config = &snapshot.gateway.config;
         let settings = &config.routes[self.route];
         let Some(Mirror { route, .. }) = &settings.mirror else {
@@ -98,7 +98,7 @@ impl Copy {
         let words = Words::new(&snapshot.gateway, route, &self.head.method, &self.x);
         let ground = Ground {
             edge: &self.edge,
-            snapshot,
+            snapshot: &snapshot,
             settings: route,
             route: self.route,
             body: self.body.as_ref(),
@@ -108,6 +108,9 @@ impl Copy {
         let asked = tokio::time::timeout(LONGEST, self.ask(&ground)).await;
         let result = asked.unwrap_or("failed");
         count(&self.edge, settings, pool, result);
+        // what it took of the pool's limits
+        self.x.record.status = if result == "2xx" { 200 } else { 0 };
+        self.x.settle();
     }
 
     /// What became of it.
@@ -168,7 +171,8 @@ impl Copy {
                     }
                     let pool = ground.settings.targets[0].pool;
                     let metrics = &ground.edge.metrics;
-                    let allowed = (self.x).take_of_pool(pool, self.upload.length(), metrics);
+                    let length = self.upload.length();
+                    let allowed = self.x.take_of_pool(pool, length, metrics).await;
                     let granted = || {
                         ground.on(&self.head, &self.x, &self.upload, |on| {
                             plan.granted(lease, on).ok()

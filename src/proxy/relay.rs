@@ -291,7 +291,9 @@ impl Relay<'_> {
                 preload::preload(&ground, target);
             }
             let attempt = match next {
-                Ok(Next::Server(lease)) => self.admitted(session.req_header(), x, upload, lease),
+                Ok(Next::Server(lease)) => {
+                    self.admitted(session.req_header(), x, upload, lease).await
+                }
                 Ok(Next::ReadBody) => {
                     Box::pin(read_body(session, x, upload)).await?;
                     None
@@ -324,7 +326,7 @@ impl Relay<'_> {
 
     /// Makes an attempt of a server that was picked. `None` if the limits of its pool have no room
     /// for one: then the pool is passed over.
-    pub(super) fn admitted(
+    pub(super) async fn admitted(
         &mut self,
         head: &RequestHeader,
         x: &Exchange,
@@ -333,7 +335,8 @@ impl Relay<'_> {
     ) -> Option<Result<Attempt, Spent>> {
         let ground = self.ground;
         let pool = ground.settings.targets[self.plan.target()].pool;
-        if !x.take_of_pool(pool, upload.length(), &ground.edge.metrics) {
+        let metrics = &ground.edge.metrics;
+        if !x.take_of_pool(pool, upload.length(), metrics).await {
             self.plan.pass(Refusal::Limited);
             return None;
         }

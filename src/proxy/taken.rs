@@ -1,17 +1,18 @@
 //! What a request takes of the limits it is under, and what becomes of it when the request ends.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue};
 
 use super::exchange::{Exchange, Stop};
 use crate::config::PoolId;
 use crate::inspect::endpoint::Operation;
-use crate::limit::{self, Exceeded, Meter, Pass, Unit};
+use crate::limit::{self, Exceeded, Left, Meter, Pass, Short, Unit};
 use crate::observe::metrics::Metrics;
 use crate::observe::record::{Cached, Record};
 use crate::reply;
+use crate::state::{Claim, Granted, Refused, State};
 
 /// Bytes of text that make a token, about (OpenAI's help pages, "What are tokens").
 const BYTES_PER_TOKEN: u64 = 4;
@@ -25,6 +26,16 @@ pub(super) struct Taken {
     reserved: Vec<(Unit, u64)>,
     /// What was taken of pools; two attempts may be made at once.
     pools: Mutex<OfPools>,
+    /// What was taken of the limits that all edges share.
+    shared: Option<Box<OfAll>>,
+}
+
+/// What was taken of the limits of all edges.
+struct OfAll {
+    state: Arc<State>,
+    edge: Arc<str>,
+    claims: Vec<Claim>,
+    left: Vec<(Unit, Left)>,
 }
 
 #[derive(Default)]
@@ -40,6 +51,7 @@ struct OfPool {
     meter: Meter,
     reserved: Vec<(Unit, u64)>,
     pass: Option<Pass>,
+    shared: Option<Box<OfAll>>,
 }
 
 /// Whose limit it is.
@@ -64,8 +76,84 @@ impl Scope {
 }
 
 impl Taken {
+    pub(super) fn is_limited(&self) -> bool {
+        !self.meters.is_empty()
+    }
+
     pub(super) fn limits(&self, unit: Unit) -> bool {
         self.meters.iter().any(|(_, meter)| meter.limits(unit))
+    }
+}
+
+/// A place at a pool, and what was taken of its limits.
+type Reserved = (Pass, Vec<(Unit, u64)>);
+
+fn give_back(meter: &Meter, reserved: Vec<(Unit, u64)>, now: Instant) {
+    for (unit, n) in reserved {
+        meter.settle(unit, n, 0, now);
+    }
+}
+
+/// What a request claims of a meter at all edges: itself, its place among those in flight, and
+/// what was reserved.
+fn claim(
+    whose: &str,
+    meter: &Meter,
+    reserved: impl Iterator<Item = (Unit, u64)>,
+    claims: &mut Vec<Claim>,
+) {
+    let itself = [(Unit::Requests, 1), (Unit::Concurrent, 1)];
+    for (unit, n) in itself.into_iter().chain(reserved) {
+        if let Some(limit) = meter.allowed(unit).filter(|_| n > 0) {
+            claims.push(Claim {
+                whose: whose.to_owned(),
+                unit,
+                limit,
+                n,
+            });
+        }
+    }
+}
+
+/// Takes claims at all edges; `None` if there is nothing to share, or nobody to ask.
+async fn of_all(
+    state: &Arc<State>,
+    claims: Vec<Claim>,
+) -> Result<Option<Box<OfAll>>, (usize, Exceeded)> {
+    if claims.is_empty() {
+        return Ok(None);
+    }
+    match state.take(&claims).await {
+        None => Ok(None),
+        Some(Ok(Granted { edge, left })) => Ok(Some(Box::new(OfAll {
+            state: state.clone(),
+            edge,
+            claims,
+            left,
+        }))),
+        Some(Err(Refused { claim: n, wait })) => {
+            let claim = &claims[n];
+            let exceeded = Exceeded {
+                unit: claim.unit,
+                limit: claim.limit,
+                asked: claim.n,
+                short: Short::Wait(wait),
+            };
+            Err((n, exceeded))
+        }
+    }
+}
+
+impl OfAll {
+    /// Corrects what was taken by what was used of it.
+    fn settle(self, used: impl Fn(Unit, u64) -> u64) {
+        for claim in self.claims {
+            let used = match claim.unit {
+                Unit::Concurrent => 0,
+                unit => used(unit, claim.n),
+            };
+            self.state.settle(&self.edge, claim, used);
+        }
     }
 }
 
@@ -167,6 +255,9 @@ impl Exchange {
         for (unit, names) in NAMES {
             let left = self.taken.meters.iter();
             let left = left.filter_map(|(_, meter)| meter.left(unit, self.started));
+            let shared = self.taken.shared.iter().flat_map(|shared| &shared.left);
+            let shared = shared.filter(|(of, _)| *of == unit).map(|(_, left)| *left);
+            let left = left.chain(shared);
             let Some(least) = left.min_by_key(|left| left.remaining) else {
                 continue;
             };
@@ -183,29 +274,78 @@ impl Exchange {
         }
     }
 
+    /// Takes of the limits that all edges share what was taken of this one's.
+    pub(super) async fn take_of_all(&mut self, metrics: &Metrics) -> Result<(), Stop> {
+        let Some(state) = self.snapshot.gateway.state.clone() else {
+            return Ok(());
+        };
+        let (mut scopes, mut claims) = (Vec::new(), Vec::new());
+        for (scope, meter) in &self.taken.meters {
+            let reserved = self.taken.reserved.iter();
+            let reserved = reserved.map(|(unit, n)| (*unit, asked(meter, *unit, *n)));
+            let before = claims.len();
+            claim(&self.whose(*scope), meter, reserved, &mut claims);
+            scopes.resize(scopes.len() + claims.len() - before, *scope);
+        }
+        match of_all(&state, claims).await {
+            Ok(shared) => {
+                self.taken.shared = shared;
+                self.tell_what_is_left();
+                Ok(())
+            }
+            Err((n, exceeded)) => {
+                for (_, meter) in &self.taken.meters {
+                    meter.settle(Unit::Requests, 1, 0, self.started);
+                }
+                Err(self.refused(scopes[n], exceeded, metrics))
+            }
+        }
+    }
+
+    /// Whose limit it is, under a name that is the same at all edges.
+    fn whose(&self, scope: Scope) -> String {
+        let name = match scope {
+            Scope::Address => self
+                .record
+                .client
+                .map(|one| limit::network(one).to_string()),
+            Scope::Key => self.record.key.clone(),
+            Scope::Route | Scope::Pool => {
+                let routes = &self.snapshot.gateway.config.routes;
+                self.route.map(|route| routes[route].name.clone())
+            }
+        };
+        format!("{}:{}", scope.label(), name.unwrap_or_default())
+    }
+
     /// Takes what an attempt at a pool takes of the pool's limits; says whether there was as much.
-    pub(super) fn take_of_pool(
+    pub(super) async fn take_of_pool(
         &self,
         pool: PoolId,
         length: Option<u64>,
         metrics: &Metrics,
     ) -> bool {
-        let meter = self.snapshot.gateway.limits.pool(pool);
+        let gateway = &self.snapshot.gateway;
+        let meter = gateway.limits.pool(pool);
         if !meter.limits_something() {
             return true;
         }
-        let mut pools = self
-            .taken
-            .pools
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match self.reserve_of_pool(meter, length) {
-            Ok((pass, reserved)) => {
+        let taken = match self.reserve_of_pool(meter, length) {
+            Ok(taken) => match &gateway.state {
+                Some(state) => Box::pin(self.share_pool(state, pool, meter, taken)).await,
+                None => Ok((taken, None)),
+            },
+            Err(exceeded) => Err(exceeded),
+        };
+        let mut pools = self.of_pools();
+        match taken {
+            Ok(((pass, reserved), shared)) => {
                 pools.attempts.push(OfPool {
                     pool,
                     meter: meter.clone(),
                     reserved,
                     pass: Some(pass),
+                    shared,
                 });
                 true
             }
@@ -218,20 +358,19 @@ impl Exchange {
         }
     }
 
+    fn of_pools(&self) -> MutexGuard<'_, OfPools> {
+        let pools = self.taken.pools.lock();
+        pools.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All that an attempt takes of a meter, or nothing.
-    fn reserve_of_pool(
-        &self,
-        meter: &Meter,
-        length: Option<u64>,
-    ) -> Result<(Pass, Vec<(Unit, u64)>), Exceeded> {
+    fn reserve_of_pool(&self, meter: &Meter, length: Option<u64>) -> Result<Reserved, Exceeded> {
         let pass = meter.enter(self.started)?;
         let mut reserved = vec![(Unit::Requests, 1)];
         for (unit, n) in wanted(self, length) {
             let n = asked(meter, unit, n);
             if let Err(exceeded) = meter.take(unit, n, self.started) {
-                for (unit, n) in reserved {
-                    meter.settle(unit, n, 0, self.started);
-                }
+                give_back(meter, reserved, self.started);
                 return Err(exceeded);
             }
             reserved.push((unit, n));
@@ -239,33 +378,52 @@ impl Exchange {
         Ok((pass, reserved))
     }
 
+    /// The same of the limit that all edges share, or nothing of either.
+    async fn share_pool(
+        &self,
+        state: &Arc<State>,
+        pool: PoolId,
+        meter: &Meter,
+        taken: Reserved,
+    ) -> Result<(Reserved, Option<Box<OfAll>>), Exceeded> {
+        let name = &self.snapshot.gateway.config.pool(pool).name;
+        let whose = format!("{}:{name}", Scope::Pool.label());
+        let mut claims = Vec::new();
+        let by_minute = taken.1.iter().copied();
+        let by_minute = by_minute.filter(|(unit, _)| *unit != Unit::Requests);
+        claim(&whose, meter, by_minute, &mut claims);
+        match of_all(state, claims).await {
+            Ok(shared) => Ok((taken, shared)),
+            Err((_, exceeded)) => {
+                give_back(meter, taken.1, self.started);
+                Err(exceeded)
+            }
+        }
+    }
+
     /// An attempt at a pool is over, and its answer is not the one that counts.
     pub(super) fn left_pool(&self, pool: PoolId) {
-        let mut pools = self
-            .taken
-            .pools
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let used = |unit, n| match unit {
+            Unit::Requests | Unit::Bytes => n,
+            _ => 0,
+        };
+        let mut pools = self.of_pools();
         let mut attempts = pools.attempts.iter_mut();
         if let Some(attempt) = attempts.find(|one| one.pool == pool && one.pass.is_some()) {
             attempt.pass = None;
             for (unit, n) in attempt.reserved.drain(..) {
-                let worked = matches!(unit, Unit::Requests | Unit::Bytes);
-                attempt
-                    .meter
-                    .settle(unit, n, if worked { n } else { 0 }, self.started);
+                let used = used(unit, n);
+                attempt.meter.settle(unit, n, used, self.started);
+            }
+            if let Some(shared) = attempt.shared.take() {
+                shared.settle(used);
             }
         }
     }
 
     /// The limit of a pool that kept the request from it.
     pub(super) fn exceeded_of_pool(&self) -> Option<Exceeded> {
-        let pools = self
-            .taken
-            .pools
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        pools.exceeded
+        self.of_pools().exceeded
     }
 
     fn settle_pools(&self, pools: Mutex<OfPools>) {
@@ -274,6 +432,9 @@ impl Exchange {
             for (unit, reserved) in attempt.reserved {
                 let used = self.used(unit, reserved);
                 attempt.meter.settle(unit, reserved, used, self.started);
+            }
+            if let Some(shared) = attempt.shared {
+                shared.settle(|unit, n| self.used(unit, n));
             }
         }
     }
@@ -306,6 +467,9 @@ impl Exchange {
         self.spend();
         let taken = std::mem::take(&mut self.taken);
         self.settle_pools(taken.pools);
+        if let Some(shared) = taken.shared {
+            shared.settle(|unit, n| self.used(unit, n));
+        }
         for (unit, reserved) in &taken.reserved {
             let used = self.used(*unit, *reserved);
             for (_, meter) in &taken.meters {

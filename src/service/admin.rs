@@ -163,7 +163,13 @@ impl Admin {
         let cache = cache.clone();
         let cleared = tokio::task::spawn_blocking(move || cache.clear()).await;
         let (memory, disk) = cleared.unwrap_or_default();
-        let message = format!("{memory} answers in memory and {disk} on disk are forgotten");
+        let mut message = format!("{memory} answers in memory and {disk} on disk are forgotten");
+        if let Some(state) = &snapshot.gateway.state {
+            message.push_str(match state.forget_answers().await {
+                true => ", and all that edges share",
+                false => "; those that edges share are not, as their server is away",
+            });
+        }
         log::info!("{message}");
         (StatusCode::OK, format!("{message}\n"))
     }

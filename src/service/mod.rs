@@ -1,5 +1,5 @@
 //! What runs beside the requests: probes, questions for models, the admin endpoints, stand-ins, the search for boxes on
-//! this machine, word to the service manager, and the exporter of traces.
+//! this machine, word to the service manager and to other edges, and the exporter of traces.
 
 mod access;
 pub(crate) mod admin;
@@ -11,5 +11,6 @@ pub(crate) mod notify;
 pub(crate) mod otlp;
 mod page;
 pub(crate) mod probe;
+pub(crate) mod sharing;
 pub(crate) mod spending;
 pub(crate) mod standin;

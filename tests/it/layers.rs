@@ -17,7 +17,7 @@ const ROWS: &[&[&str]] = &[
         "limit",
         "cache",
     ],
-    &["plan", "catalogue"],
+    &["plan", "catalogue", "state"],
     &["reply", "observe"],
     &["gateway"],
     &["proxy"],
@@ -26,7 +26,7 @@ const ROWS: &[&[&str]] = &[
 ];
 
 /// Only these may know Pingora, tokio or the clock of async code.
-const ADAPTERS: &[&str] = &["proxy", "service", "command"];
+const ADAPTERS: &[&str] = &["state", "proxy", "service", "command"];
 
 fn row(module: &str) -> Option<usize> {
     ROWS.iter().position(|row| row.contains(&module))

@@ -46,6 +46,7 @@ mod sdk;
 mod shaping;
 mod slots;
 mod split;
+mod state;
 mod streaming;
 mod support;
 mod top;

@@ -1,3 +1,6 @@
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+
 use super::*;
 use prometheus::{IntCounter, IntGauge};
 

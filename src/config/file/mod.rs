@@ -45,6 +45,8 @@ pub(crate) struct File {
     pub(crate) list_models: Option<OrFalse<ListModels>>,
     /// Where answers are kept for routes with `cache`.
     pub(crate) cache: Cache,
+    /// What several edges share. Default: each is alone.
+    pub(crate) state: Option<State>,
     /// Bounds on what clients may do.
     pub(crate) limits: Limits,
     /// What is logged, and where.
@@ -522,6 +524,22 @@ pub(crate) struct Cache {
     pub(crate) memory: Option<Size>,
     /// Speech is kept on disk too, where it outlives the program. Default: in memory only.
     pub(crate) disk: Option<Disk>,
+}
+
+/// A Redis or Valkey server by which several edges act as one: they share limits, budgets, the answers
+/// of `cache`, and ejections. While it is away each goes on alone.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct State {
+    /// `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, or `unix:///PATH`. One of `redis` and
+    /// `redis_file` is required.
+    pub(crate) redis: Option<String>,
+    /// File that holds it.
+    pub(crate) redis_file: Option<String>,
+    /// What the names of its keys start with: edges of one prefix are one. Default `trunkline`.
+    pub(crate) prefix: Option<String>,
+    /// How long it may take to answer before it counts as away. Default 100ms.
+    pub(crate) timeout: Option<Span>,
 }
 
 /// A folder for answers.

@@ -7,6 +7,7 @@ mod keys;
 mod listeners;
 mod pools;
 mod routes;
+mod state;
 mod targets;
 mod tracing;
 
@@ -62,6 +63,8 @@ pub(super) fn resolve(
     let keys = resolver.keys(&file.keys, &routes);
     let cache = resolver.cache(&file, &routes);
     let tracing = resolver.tracing(&file);
+    let state = file.state.as_ref();
+    let state = state.and_then(|state| resolver.state(state));
     let seconds = |span: Option<Span>, default| span.unwrap_or(Span::secs(default)).0;
     Some(Config {
         listeners,
@@ -72,6 +75,7 @@ pub(super) fn resolve(
         budget_file: resolver.budget_file(&file, &keys),
         keys,
         cache,
+        state,
         limits: Limits {
             connections: file.limits.connections.unwrap_or(10_000) as usize,
             header_timeout: file.limits.header_timeout.unwrap_or(Span::secs(10)).limit(),
