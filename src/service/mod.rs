@@ -4,6 +4,8 @@
 mod access;
 pub(crate) mod admin;
 pub(crate) mod ask;
+#[cfg(feature = "otlp")]
+mod dial;
 pub(crate) mod discover;
 pub(crate) mod listing;
 pub(crate) mod notify;
