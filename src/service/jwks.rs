@@ -35,6 +35,10 @@ pub(crate) async fn start(gateway: &Gateway, connector: &Connector, metrics: &Me
         return;
     };
     let keys = identities.keys();
+    if keys == 0 {
+        // what was told elsewhere counts no more
+        metrics.forget_jwks();
+    }
     match identities.url() {
         None => metrics.keys_of_provider("file", keys),
         Some(url) if keys == 0 && identities.is_due(Instant::now()) => {
