@@ -79,7 +79,11 @@ impl Gateway {
             .collect();
         Gateway {
             table: RouteTable::new(&config.routes),
-            keyring: Keyring::new(&config.keys),
+            keyring: Keyring::new(
+                &config.keys,
+                config.jwt.as_ref(),
+                old.map(|old| &old.keyring),
+            ),
             limits: Limits::new(&config, old.map(|old| (&old.config, &old.limits))),
             budgets: config
                 .routes
@@ -321,6 +325,9 @@ impl Gateway {
 
     /// Takes the gauges of pools and servers back that `next` does not have.
     pub(crate) fn retire(&self, next: &Gateway, metrics: &Metrics) {
+        if next.keyring.identities().is_none() {
+            metrics.forget_jwks();
+        }
         for pool in &self.config.pools {
             let same = next
                 .config

@@ -1,19 +1,33 @@
-//! The keys of clients: found by their hash, however many there are.
+//! The keys of clients: found by their hash, however many there are, or named by a token.
+
+mod identities;
+mod token;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderMap;
 use subtle::ConstantTimeEq;
 
+use crate::config::jwt::Jwt;
 use crate::config::{Key, KeyHash};
+
+pub(crate) use identities::Identities;
+pub(crate) use token::Refusal;
 
 /// Header fields in which a key may come, besides `Authorization: Bearer`.
 const FIELDS: &[&str] = &["api-key", "x-api-key"];
 
-/// All keys, by the first half of their hashes.
-#[derive(Debug, Default)]
-pub(crate) struct Keyring(HashMap<[u8; 16], usize>);
+/// All keys.
+#[derive(Default)]
+pub(crate) struct Keyring {
+    /// By the first half of their hashes.
+    by_hash: HashMap<[u8; 16], usize>,
+    /// By what tokens call them; empty if no token is taken.
+    by_subject: HashMap<String, usize>,
+    identities: Option<Arc<Identities>>,
+}
 
 /// Why a client is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,34 +37,74 @@ pub(crate) enum Denied {
     /// It shows one that is none of ours.
     Unknown,
     Expired,
+    /// It shows a token that is not good.
+    Token(Refusal),
 }
 
 impl Keyring {
-    pub(crate) fn new(keys: &[Key]) -> Self {
-        let entries = keys.iter().enumerate();
-        Keyring(entries.map(|(n, key)| (half(&key.hash), n)).collect())
+    /// `before`: of the configuration that this one follows.
+    pub(crate) fn new(keys: &[Key], jwt: Option<&Jwt>, before: Option<&Keyring>) -> Self {
+        let identities = Identities::new(jwt, before.and_then(|old| old.identities.as_ref()));
+        let entries = || keys.iter().enumerate();
+        let subjects = entries().filter(|_| identities.is_some());
+        Keyring {
+            by_hash: entries()
+                .filter_map(|(n, key)| Some((half(key.hash.as_ref()?), n)))
+                .collect(),
+            by_subject: subjects
+                .flat_map(|(n, key)| key.subjects.iter().map(move |name| (name.clone(), n)))
+                .collect(),
+            identities,
+        }
     }
 
     /// Whether clients need no key.
     pub(crate) fn is_open(&self) -> bool {
-        self.0.is_empty()
+        self.by_hash.is_empty() && self.identities.is_none()
     }
 
-    /// Whether a credential, as a header carries it, is one of the keys.
+    /// Whom tokens stand for, if they stand for somebody.
+    pub(crate) fn identities(&self) -> Option<&Arc<Identities>> {
+        self.identities.as_ref()
+    }
+
+    /// Whether a credential, as a header carries it, is one of the keys, or a token that our clients
+    /// show.
     pub(crate) fn knows(&self, keys: &[Key], credential: &[u8]) -> bool {
         if self.is_open() {
             return false;
         }
         let credential = credential.trim_ascii();
         let bare = bearer(credential).unwrap_or(credential);
-        self.look_up(keys, bare).is_some()
+        let of_ours = |identities: &Arc<Identities>| identities.are_of(bare);
+        self.look_up(keys, &KeyHash::of(bare)).is_some()
+            || self.identities.as_ref().is_some_and(of_ours)
     }
 
     /// The half that is looked up tells nothing of a key; all of it is compared in constant time.
-    fn look_up(&self, keys: &[Key], shown: &[u8]) -> Option<usize> {
+    fn look_up(&self, keys: &[Key], hash: &KeyHash) -> Option<usize> {
+        let found = self.by_hash.get(&half(hash)).copied()?;
+        let own = keys[found].hash.as_ref()?;
+        bool::from(hash.0.ct_eq(&own.0)).then_some(found)
+    }
+
+    /// The key that a credential is, or names.
+    fn of(&self, keys: &[Key], shown: &[u8], now: SystemTime) -> Result<usize, Denied> {
         let hash = KeyHash::of(shown);
-        let found = self.0.get(&half(&hash)).copied();
-        found.filter(|n| bool::from(hash.0.ct_eq(&keys[*n].hash.0)))
+        let found = match (self.look_up(keys, &hash), &self.identities) {
+            (Some(found), _) => found,
+            (None, None) => return Err(Denied::Unknown),
+            (None, Some(identities)) => {
+                let subject = identities.subject(shown, &hash, now);
+                let subject = subject.ok_or(Denied::Unknown)?.map_err(Denied::Token)?;
+                let named = self.by_subject.get(&*subject).copied();
+                named.ok_or(Denied::Token(Refusal::Nobody))?
+            }
+        };
+        match keys[found].expires.is_some_and(|end| end <= now) {
+            true => Err(Denied::Expired),
+            false => Ok(found),
+        }
     }
 
     /// The index of the key that a request shows.
@@ -65,13 +119,10 @@ impl Keyring {
     ) -> Result<usize, Denied> {
         let mut denied = Denied::Missing;
         for shown in shown(headers) {
-            match self.look_up(keys, shown) {
-                Some(n) if keys[n].expires.is_some_and(|end| end <= now) => {
-                    denied = Denied::Expired
-                }
-                Some(n) => return Ok(n),
-                None if denied == Denied::Missing => denied = Denied::Unknown,
-                None => {}
+            match self.of(keys, shown, now) {
+                Ok(n) => return Ok(n),
+                Err(Denied::Unknown) if denied != Denied::Missing => {}
+                Err(why) => denied = why,
             }
         }
         Err(denied)
@@ -130,7 +181,7 @@ mod tests {
                 )
             })
             .collect();
-        Keyring::new(keys).find(keys, &headers, SystemTime::now())
+        Keyring::new(keys, None, None).find(keys, &headers, SystemTime::now())
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! | step | where | what happens | may end it |
 //! | --- | --- | --- | --- |
 //! | accept | `proxy::listen`, `tls`, `http2` | a connection arrives, is counted and bounded; what it speaks is found out | too many; handshake or head too slow |
-//! | admit | `proxy` (`admit`, `access`), `keyring`, `limit` | who asks, for what path, in one normal form, and how much of it they may | ambiguous path, loop, preflight, no good key, limit reached |
+//! | admit | `proxy` (`admit`, `access`), `keyring`, `limit` | who asks, by key or token, for what path, in one normal form, and how much of it they may | ambiguous path, loop, preflight, no good key, limit reached |
 //! | understand | `inspect` | model, voice and other fields, if some route asks for them | body can't be read |
 //! | route | `route` | the first written route that matches | none does |
 //! | agree | `state`, `proxy::taken` | where edges share their limits: what was taken here is taken of all | limit reached by all together |

@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use crate::inspect::BodyError;
+use crate::keyring::Refusal;
 use crate::limit::{Exceeded, Short, Unit};
 use crate::plan::{Outcome, Phase};
 use crate::unit::{Size, printable};
@@ -42,6 +43,10 @@ pub(crate) const CODES: &[&str] = &[
     "request_timeout",
     "invalid_api_key",
     "api_key_expired",
+    "invalid_token",
+    "token_expired",
+    "token_not_allowed",
+    "identity_provider_unavailable",
     "model_not_allowed",
     "route_not_allowed",
     "rate_limit_exceeded",
@@ -194,6 +199,42 @@ pub(crate) fn api_key_expired() -> Reply {
         "api_key_expired",
         "This API key has expired; ask the operator of this proxy for another one.",
     )
+}
+
+/// A token of an identity provider is not good; nothing of it is repeated.
+pub(crate) fn token_refused(refusal: Refusal) -> Reply {
+    let why = match refusal {
+        Refusal::NoKeys => {
+            let message = "The keys of the identity provider are not known yet, so this token cannot be verified; try again in a moment.";
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return error(status, "identity_provider_unavailable", message, None);
+        }
+        Refusal::Nobody => {
+            let message = "This token is good, but whom it names has no access here; ask the operator of this proxy for it.";
+            let status = StatusCode::FORBIDDEN;
+            return final_word(error(status, "token_not_allowed", message, None));
+        }
+        Refusal::Malformed => "it cannot be read, or lacks an end (`exp`)",
+        Refusal::Algorithm => "its algorithm is not accepted",
+        Refusal::UnknownKey => "the identity provider has no such key",
+        Refusal::Signature => "its signature is wrong",
+        Refusal::Issuer => "it is of another issuer",
+        Refusal::Audience => "it is meant for another audience",
+        Refusal::Expired => "it has expired; get another one from the identity provider",
+        Refusal::NotYet => "it is not valid yet",
+    };
+    let code = match refusal {
+        Refusal::Expired => "token_expired",
+        _ => "invalid_token",
+    };
+    let mut reply = no_key(code, &format!("This token is not accepted: {why}."));
+    // RFC 6750, section 3.1
+    let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+    reply
+        .headers
+        .retain(|(name, _)| *name != header::WWW_AUTHENTICATE);
+    reply.headers.push((header::WWW_AUTHENTICATE, challenge));
+    reply
 }
 
 fn no_key(code: &'static str, message: &str) -> Reply {

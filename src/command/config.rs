@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::OK;
 use crate::command::source;
+use crate::config::jwt::{Jwks, Jwt};
 use crate::config::pattern::Pattern;
 use crate::config::{
     self, AccessLog, Admin, Cache, Config, Cors, Fields, Health, Hedge, HedgeAfter, Key,
@@ -82,19 +83,35 @@ fn admin(admin: &Admin) -> Value {
     ])
 }
 
-fn key(key: &Key) -> Value {
+fn key(key: &Key, tokens: bool) -> Value {
     let expires = key
         .expires
         .map(|end| humantime::format_rfc3339(end).to_string());
     object(vec![
         ("name", key.name.clone().into()),
-        ("hash", key.hash.to_string().into()),
+        ("hash", key.hash.map(|hash| hash.to_string()).into()),
+        ("subjects", tokens.then(|| json!(key.subjects)).into()),
         ("models", patterns(&key.models)),
         ("routes", key.routes.clone().into()),
         ("zone", json!(key.zone)),
         ("limits", quota(&key.limits)),
         ("budget", json!(key.budget)),
         ("expires", expires.into()),
+    ])
+}
+
+fn jwt(jwt: &Jwt) -> Value {
+    let (jwks, refresh) = match &jwt.jwks {
+        Jwks::File(path, _) => (path.display().to_string(), None),
+        Jwks::Url { url, refresh } => (url.to_string(), Some(span(Some(*refresh)))),
+    };
+    object(vec![
+        ("jwks", jwks.into()),
+        ("issuer", jwt.issuer.as_str().into()),
+        ("audience", json!(jwt.audience)),
+        ("claim", jwt.claim.as_str().into()),
+        ("refresh", refresh.unwrap_or_default()),
+        ("leeway", span(Some(jwt.leeway))),
     ])
 }
 
@@ -153,6 +170,7 @@ fn effective(config: &Config) -> Value {
     let rest = rest
         .first()
         .map(|r| config.pool(r.targets[0].pool).name.as_str());
+    let keys = config.keys.iter();
     object(vec![
         ("listeners", listeners.collect()),
         ("admin", config.admin.as_ref().map_or("off".into(), admin)),
@@ -161,7 +179,11 @@ fn effective(config: &Config) -> Value {
             "routes",
             routes.into_iter().map(|r| route(config, r)).collect(),
         ),
-        ("keys", config.keys.iter().map(key).collect()),
+        (
+            "keys",
+            keys.map(|one| key(one, config.jwt.is_some())).collect(),
+        ),
+        ("jwt", config.jwt.as_ref().map(jwt).unwrap_or_default()),
         ("prices", prices(&config.prices)),
         (
             "budgets",

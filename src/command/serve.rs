@@ -29,7 +29,7 @@ use crate::service::admin::Admin;
 use crate::service::notify::Notify;
 use crate::service::probe::{self, Watcher};
 use crate::service::spending::Spending;
-use crate::service::{listing, sharing};
+use crate::service::{jwks, listing, sharing};
 
 /// Connections to servers that are kept open at once.
 const KEPT_CONNECTIONS: usize = 1024;
@@ -75,6 +75,7 @@ impl Running {
             &watch,
         );
         probe::start(&gateway, Some(&old.gateway), &self.edge.metrics).await;
+        jwks::start(&gateway, &self.edge.connector, &self.edge.metrics).await;
         old.gateway.retire(&gateway, &self.edge.metrics);
         let replaced = old.gateway.pools.iter().filter(|pool| {
             let kept = gateway.pools.iter().any(|new| Arc::ptr_eq(new, pool));
@@ -245,6 +246,7 @@ async fn serve(
     let traces = crate::service::otlp::start(&running.edge);
     tokio::spawn(listing::keep_asking(running.edge.clone()));
     tokio::spawn(sharing::keep_sharing(running.edge.clone()));
+    tokio::spawn(jwks::keep_asking(running.edge.clone()));
     running.notify.ready();
     tokio::spawn(running.notify.clone().keep_alive(running.edge.clone()));
     let conductor = Conductor {
@@ -351,6 +353,7 @@ async fn start(
     let watch = |pool: &config::Pool, n: usize| watcher.watch(pool, n);
     let gateway = Gateway::build(config, None, &metrics, Instant::now(), &watch);
     probe::start(&gateway, None, &metrics).await;
+    jwks::start(&gateway, &connector, &metrics).await;
     metrics.configured();
     let edge = Arc::new(Edge::new(
         Snapshot::new(gateway),

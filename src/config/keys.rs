@@ -9,7 +9,10 @@ use super::pattern::Pattern;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Key {
     pub(crate) name: String,
-    pub(crate) hash: KeyHash,
+    /// `None` if only tokens name it.
+    pub(crate) hash: Option<KeyHash>,
+    /// Values of a token's claim that are this key: its name, unless others are written.
+    pub(crate) subjects: Vec<String>,
     /// Models it may ask for; empty for all.
     pub(crate) models: Vec<Pattern>,
     /// Names of the routes it may take; empty for all.
@@ -29,7 +32,8 @@ impl Key {
     pub(crate) fn plain(name: &str, hash: KeyHash) -> Self {
         Key {
             name: name.to_owned(),
-            hash,
+            hash: Some(hash),
+            subjects: vec![name.to_owned()],
             models: Vec::new(),
             routes: Vec::new(),
             zone: None,

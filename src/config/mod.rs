@@ -7,6 +7,8 @@ mod admin;
 mod certificate;
 mod conditions;
 pub(crate) mod file;
+pub(crate) mod jwks;
+pub(crate) mod jwt;
 mod keys;
 pub(crate) mod kind;
 pub(crate) mod pattern;
@@ -54,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) routes: Vec<Route>,
     /// Of clients; empty if nobody needs one.
     pub(crate) keys: Vec<Key>,
+    /// What is asked of tokens that stand for keys; `None` if none do.
+    pub(crate) jwt: Option<jwt::Jwt>,
     /// Of models; the first that matches counts.
     pub(crate) prices: Vec<(Pattern, Price)>,
     /// Where it is kept what keys have spent, if some have budgets.

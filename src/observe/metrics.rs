@@ -136,6 +136,10 @@ pub(crate) struct Metrics {
     pub(crate) admin_rejected: IntCounterVec,
     /// By reason.
     pub(crate) keys_refused: IntCounterVec,
+    /// By result.
+    jwks_refreshes: IntCounterVec,
+    jwks_keys: IntGaugeVec,
+    jwks_timestamp: GaugeVec,
     /// By whose limit it was, and of what.
     pub(crate) rate_limited: IntCounterVec,
     /// By key and class of status.
@@ -385,6 +389,9 @@ impl Metrics {
             key_spent: make.register(GaugeVec::new(Opts::new("trunkline_key_spent", "Units that an API key has spent this month."), &["key"])),
             key_budget: make.register(GaugeVec::new(Opts::new("trunkline_key_budget", "Units that an API key may spend in a month."), &["key"])),
             keys_refused: make.counter("api_keys_refused_total", "Requests without a good API key.", &["reason"]),
+            jwks_refreshes: make.counter("jwks_refreshes_total", "Questions to the identity provider for its keys.", &["result"]),
+            jwks_keys: make.gauge("jwks_keys", "Keys of the identity provider that verify tokens, by where they are from.", &["source"]),
+            jwks_timestamp: make.register(GaugeVec::new(Opts::new("trunkline_jwks_last_success_timestamp_seconds", "When the identity provider last told its keys."), &["source"])),
             rate_limited: make.counter("rate_limited_total", "Requests refused by a limit.", &["scope", "limit"]),
             key_requests: make.counter("key_requests_total", "Requests by API key and class of status.", &["key", "code"]),
             key_tokens: make.counter("key_tokens_total", "Tokens by API key.", &["key", "type"]),
@@ -548,6 +555,7 @@ impl Metrics {
             pools: Vec::new(),
             routes: Vec::new(),
             keys: Vec::new(),
+            jwt: None,
             prices: Vec::new(),
             budget_file: None,
             cache: crate::config::Cache::default(),
@@ -701,6 +709,34 @@ impl Metrics {
         let result = if answered { "ok" } else { "failed" };
         let count = self.listings.with_label_values(&[pool, server, result]);
         count.inc();
+    }
+
+    /// Counts a question to the identity provider. `keys` that it has told; `None` for no answer.
+    pub(crate) fn asked_for_keys(&self, keys: Option<usize>) {
+        let result = if keys.is_some() { "ok" } else { "failed" };
+        self.jwks_refreshes.with_label_values(&[result]).inc();
+        if let Some(keys) = keys {
+            self.keys_of_provider("url", keys);
+        }
+    }
+
+    /// Keys of the identity provider that are known as of now. `source`: `file` or `url`.
+    pub(crate) fn keys_of_provider(&self, source: &str, keys: usize) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs_f64();
+        self.forget_jwks();
+        self.jwks_keys
+            .with_label_values(&[source])
+            .set(i64::try_from(keys).unwrap_or(i64::MAX));
+        self.jwks_timestamp.with_label_values(&[source]).set(now);
+    }
+
+    /// No token is taken any more.
+    pub(crate) fn forget_jwks(&self) {
+        for source in ["file", "url"] {
+            let _ = self.jwks_keys.remove_label_values(&[source]);
+            let _ = self.jwks_timestamp.remove_label_values(&[source]);
+        }
     }
 
     pub(crate) fn retried(&self, route: &str, reason: &str) {

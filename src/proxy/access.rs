@@ -70,6 +70,7 @@ impl Proxy {
             Denied::Missing => ("missing", reply::api_key_missing()),
             Denied::Unknown => ("unknown", reply::invalid_api_key()),
             Denied::Expired => ("expired", reply::api_key_expired()),
+            Denied::Token(refusal) => (refusal.label(), reply::token_refused(refusal)),
         };
         self.edge
             .metrics

@@ -5,19 +5,16 @@
 //! that is busy or away is asked again a few times, as the OTLP specification has it; meanwhile the
 //! queue takes what fits.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue, header};
-use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
-use pingora::protocols::http::client::HttpSession;
-use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, OkOrErr, OrErr, Result};
+use pingora::{ErrorType, OkOrErr, Result};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::dial::dial;
 use crate::config::Tracing;
 use crate::inspect::answer::retry_after;
 use crate::observe::record::Record;
@@ -175,7 +172,9 @@ impl Exporter {
     }
 
     async fn exchange(&self, json: &str) -> Result<Said> {
-        let mut session = self.connect().await?;
+        // there is about one post a second, each with a connection of its own
+        let (connector, url) = (&self.edge.connector, &self.settings.endpoint);
+        let mut session = dial(connector, url, POST_TIME / 4).await?;
         let mut head = self.head.clone();
         head.insert_header(header::CONTENT_LENGTH, json.len())?;
         session.write_request_header(Box::new(head)).await?;
@@ -193,30 +192,6 @@ impl Exporter {
         let head = head.or_err(ErrorType::InvalidHTTPHeader, "an answer without a head")?;
         let pause = retry_after(&head.headers, SystemTime::now());
         Ok(said(head.status.as_u16(), pause, &body))
-    }
-
-    /// A connection for one post: there is about one a second.
-    async fn connect(&self) -> Result<HttpSession> {
-        let url = &self.settings.endpoint;
-        let found = tokio::net::lookup_host((url.host.as_str(), url.port))
-            .await
-            .or_err(ErrorType::ConnectError, "its name does not resolve")?;
-        let mut found: Vec<SocketAddr> = found.collect();
-        // `localhost` is both ::1 and 127.0.0.1, and most collectors listen on one of them
-        found.sort_by_key(SocketAddr::is_ipv6);
-        let mut failed = Error::explain(ErrorType::ConnectError, "its name has no address");
-        let connector: &Connector = &self.edge.connector;
-        for address in found {
-            let mut peer = HttpPeer::new(address, url.tls, url.host.clone());
-            peer.group_key = fastrand::u64(1..);
-            peer.options.connection_timeout = Some(POST_TIME / 4);
-            peer.options.total_connection_timeout = Some(POST_TIME / 4);
-            match connector.get_http_session(&peer).await {
-                Ok((session, _)) => return Ok(session),
-                Err(error) => failed = error,
-            }
-        }
-        Err(failed)
     }
 }
 

@@ -26,6 +26,7 @@ mod faults;
 mod hedging;
 mod http2;
 mod import;
+mod jwt;
 mod keys;
 mod layers;
 mod lifecycle;

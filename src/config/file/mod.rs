@@ -32,6 +32,8 @@ pub(crate) struct File {
     pub(crate) routes: Vec<Route>,
     /// Keys of clients. With any, clients must show one; default: none, and nobody is asked.
     pub(crate) keys: Vec<Key>,
+    /// Tokens of an identity provider, shown in the place of keys. Default: none are taken.
+    pub(crate) jwt: Option<Jwt>,
     /// What models cost, by pattern; the first that matches counts. In units of your own, such as
     /// dollars.
     pub(crate) prices: Ordered<Price>,
@@ -664,12 +666,15 @@ pub(crate) struct Key {
     /// Required. Its name in logs and metrics.
     pub(crate) name: String,
     /// Its hash, `blake3:` and 64 digits, as `trunkline key new` prints it. One of `hash`, `key_file`
-    /// and `key` is required.
+    /// and `key` is required, but with `jwt`: then tokens alone may name it.
     pub(crate) hash: Option<String>,
     /// File that holds the key.
     pub(crate) key_file: Option<String>,
     /// The key itself.
     pub(crate) key: Option<String>,
+    /// With `jwt`: the values of the claim that are this key. Default: its name.
+    #[serde(default)]
+    pub(crate) subjects: List<String>,
     /// Models it may ask for. Default: all.
     #[serde(default)]
     pub(crate) models: List<String>,
@@ -685,6 +690,26 @@ pub(crate) struct Key {
     pub(crate) budget: Option<f64>,
     /// A day, which is the first one it is not good on, or a moment of RFC 3339. Default: never.
     pub(crate) expires: Option<String>,
+}
+
+/// Tokens (JWT) of an identity provider. One that is good stands for a key of `keys`, with all that
+/// holds for that; it never leaves this proxy.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Jwt {
+    /// Required. The provider's public keys (JWKS): a file, or the `https://` URL that the provider
+    /// calls `jwks_uri`.
+    pub(crate) jwks: String,
+    /// Required. The `iss` of its tokens, to the letter.
+    pub(crate) issuer: String,
+    /// Required. The `aud` of tokens that are meant for this proxy; one of several is enough.
+    pub(crate) audience: List<String>,
+    /// The claim whose value names a key of `keys`. Default `sub`.
+    pub(crate) claim: Option<String>,
+    /// How often a URL is asked for its keys. Default 10m.
+    pub(crate) refresh: Option<Span>,
+    /// By how much the clocks of the provider and of this machine may differ. Default 30s.
+    pub(crate) leeway: Option<Span>,
 }
 
 /// What a model costs. What is left out costs nothing.

@@ -15,11 +15,12 @@ use super::Resolver;
 const SHORTEST: usize = 16;
 
 impl Resolver<'_> {
-    pub(super) fn keys(&mut self, keys: &[file::Key], routes: &[Route]) -> Vec<Key> {
+    pub(super) fn keys(&mut self, file: &file::File, routes: &[Route]) -> Vec<Key> {
         let mut names: HashMap<&str, usize> = HashMap::new();
         let mut hashes: HashMap<[u8; 32], &str> = HashMap::new();
         let mut out = Vec::new();
-        for (n, key) in keys.iter().enumerate() {
+        self.subjects(file);
+        for (n, key) in file.keys.iter().enumerate() {
             let here = at!["keys", n];
             self.name(here.then("name"), "key", &key.name);
             if let Some(first) = names.insert(&key.name, n) {
@@ -27,10 +28,15 @@ impl Resolver<'_> {
                 let message = format!("two keys are called `{name}`: the first is keys[{first}]");
                 self.error(here.then("name"), message);
             }
-            let Some(hash) = self.key_hash(&here, key) else {
-                continue;
+            let tokens_only = file.jwt.is_some() && !has_key(key);
+            let hash = match tokens_only {
+                true => None,
+                false => self.key_hash(&here, key),
             };
-            if let Some(first) = hashes.insert(hash.0, &key.name) {
+            if hash.is_none() && !tokens_only {
+                continue;
+            }
+            if let Some(first) = hash.and_then(|hash| hashes.insert(hash.0, &key.name)) {
                 let message =
                     format!("it is the same key as `{first}`; nobody could tell them apart");
                 self.error(here.clone(), message);
@@ -49,6 +55,7 @@ impl Resolver<'_> {
             out.push(Key {
                 name: key.name.clone(),
                 hash,
+                subjects: subjects(key).to_vec(),
                 models: key.models.0.iter().map(|text| Pattern::new(text)).collect(),
                 routes: key.routes.0.clone(),
                 zone: key.zone,
@@ -58,6 +65,25 @@ impl Resolver<'_> {
             });
         }
         out
+    }
+
+    /// A value of the claim is one key, or none.
+    fn subjects(&mut self, file: &file::File) {
+        let mut known: HashMap<&str, &str> = HashMap::new();
+        for (n, key) in file.keys.iter().enumerate() {
+            let here = at!["keys", n].then("subjects");
+            if file.jwt.is_none() && !key.subjects.0.is_empty() {
+                self.error(here.clone(), "`subjects` are of tokens; they need `jwt`");
+            }
+            for subject in subjects(key) {
+                // what two keys of one name mean is said elsewhere
+                let first = known.insert(subject, &key.name);
+                if let Some(first) = first.filter(|first| *first != key.name) {
+                    let message = format!("`{subject}` is the key `{first}` already");
+                    self.error(here.clone(), message);
+                }
+            }
+        }
     }
 
     fn budget(&mut self, here: &tree::Path, key: &file::Key) -> Option<f64> {
@@ -137,7 +163,7 @@ impl Resolver<'_> {
         ];
         if given.iter().filter(|given| **given).count() != 1 {
             let message = format!(
-                "the key `{}` needs one of `hash`, `key_file` and `key`; `trunkline key new` makes a key and its hash",
+                "the key `{}` needs one of `hash`, `key_file` and `key` (or `jwt`, to be named by tokens); `trunkline key new` makes a key and its hash",
                 key.name
             );
             self.error(here.clone(), message);
@@ -163,6 +189,19 @@ impl Resolver<'_> {
             self.warn(here.then(name), message);
         }
         Some(KeyHash::of(text.expose().as_bytes()))
+    }
+}
+
+/// Whether it says anything of a key to show.
+fn has_key(key: &file::Key) -> bool {
+    key.hash.is_some() || key.key.is_some() || key.key_file.is_some()
+}
+
+/// Values of a token's claim that are this key.
+fn subjects(key: &file::Key) -> &[String] {
+    match key.subjects.0.as_slice() {
+        [] => std::slice::from_ref(&key.name),
+        written => written,
     }
 }
 

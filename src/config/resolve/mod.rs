@@ -3,6 +3,7 @@
 
 mod admin;
 mod fields;
+mod jwt;
 mod keys;
 mod listeners;
 mod pools;
@@ -33,7 +34,7 @@ pub(super) fn resolve(
         tree,
         folder,
         env,
-        edge_keys: !file.keys.is_empty(),
+        edge_keys: !file.keys.is_empty() || file.jwt.is_some(),
         files: Vec::new(),
         damaged: problems.iter().any(Problem::is_error),
         problems,
@@ -60,7 +61,8 @@ pub(super) fn resolve(
         routes.extend(resolver.unknown_model(pool, &routes, &pools, default_max_body));
     }
     resolver.unused(&pools, &file);
-    let keys = resolver.keys(&file.keys, &routes);
+    let keys = resolver.keys(&file, &routes);
+    let jwt = resolver.jwt(&file);
     let cache = resolver.cache(&file, &routes);
     let tracing = resolver.tracing(&file);
     let state = file.state.as_ref();
@@ -74,6 +76,7 @@ pub(super) fn resolve(
         prices: resolver.prices(&file.prices),
         budget_file: resolver.budget_file(&file, &keys),
         keys,
+        jwt,
         cache,
         state,
         limits: Limits {
