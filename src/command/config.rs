@@ -9,8 +9,8 @@ use crate::command::source;
 use crate::config::pattern::Pattern;
 use crate::config::{
     self, AccessLog, Admin, Cache, Config, Cors, Fields, Health, Hedge, HedgeAfter, Key,
-    ListenerTls, Match, Names, Pool, Price, Quota, RetryOn, Route, RouteCache, Server, Timeouts,
-    Tracing,
+    ListenerTls, Match, Memory, Names, Pool, Price, Quota, RetryOn, Route, RouteCache, Server,
+    Timeouts, Tracing,
 };
 use crate::unit::Span;
 
@@ -173,6 +173,10 @@ fn effective(config: &Config) -> Value {
         ),
         ("unknown_model", rest.into()),
         ("cache", kept(&config.cache)),
+        (
+            "sessions",
+            json!({ "memory": size(Some(config.sessions.memory)) }),
+        ),
         (
             "limits",
             json!({
@@ -361,6 +365,15 @@ fn cache(cache: &RouteCache) -> Value {
     })
 }
 
+fn memory(memory: &Memory) -> Value {
+    json!({
+        "by": memory.by.to_string(),
+        "messages": memory.bounds.messages,
+        "bytes": size(Some(memory.bounds.bytes)),
+        "ttl": span(Some(memory.bounds.ttl)),
+    })
+}
+
 fn server(server: &Server) -> Value {
     object(vec![
         ("url", server.url.to_string().into()),
@@ -489,5 +502,6 @@ fn route(config: &Config, route: &Route) -> Value {
         ("zone", json!(route.zone)),
         ("hedge", route.hedge.as_ref().map_or(Value::Null, hedge)),
         ("cache", route.cache.as_ref().map_or(Value::Null, cache)),
+        ("memory", route.memory.as_ref().map_or(Value::Null, memory)),
     ])
 }

@@ -30,7 +30,8 @@ pub(crate) use admin::Admin;
 pub(crate) use certificate::{Certificate, CertificateFiles, certificates_in};
 pub(crate) use conditions::Naming;
 pub(crate) use file::{
-    Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, TlsVersion, Zone,
+    Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, SessionBy,
+    TlsVersion, Zone,
 };
 pub(crate) use keys::{Key, KeyHash, Price, Quota};
 use kind::{Dialect, Kind, Loading, Warming};
@@ -59,6 +60,7 @@ pub(crate) struct Config {
     /// Where it is kept what keys have spent, if some have budgets.
     pub(crate) budget_file: Option<PathBuf>,
     pub(crate) cache: Cache,
+    pub(crate) sessions: Sessions,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) shutdown: Shutdown,
@@ -243,6 +245,32 @@ pub(crate) struct Route {
     pub(crate) zone: Option<Zone>,
     pub(crate) hedge: Option<Hedge>,
     pub(crate) cache: Option<RouteCache>,
+    pub(crate) memory: Option<Memory>,
+}
+
+/// What is remembered of the chats of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Memory {
+    pub(crate) by: SessionBy,
+    pub(crate) bounds: SessionBounds,
+}
+
+/// How much is remembered of a session, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SessionBounds {
+    /// 2 to 1000.
+    pub(crate) messages: usize,
+    /// At most 4 MiB.
+    pub(crate) bytes: u64,
+    /// Since something was said in it.
+    pub(crate) ttl: Duration,
+}
+
+/// Where conversations are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sessions {
+    /// In bytes, for all of them.
+    pub(crate) memory: u64,
 }
 
 /// Which answers of a route are kept.
@@ -467,7 +495,6 @@ fn later(key: &str) -> Option<&'static str> {
     const LATER: &[&str] = &[
         "connections_per_ip",
         "min_rate",
-        "memory",
         "mirror",
         "split",
         "state",

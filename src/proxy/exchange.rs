@@ -11,6 +11,7 @@ use super::access::Taken;
 use super::body::Upload;
 use super::cached::Keeping;
 use super::connection::Answer;
+use super::memory::Remembering;
 use crate::config::Pool;
 use crate::inspect::endpoint::Operation;
 use crate::observe::metrics::{Metrics, RouteMetrics};
@@ -46,6 +47,8 @@ pub(crate) struct Exchange {
     pub(super) answer_headers: Vec<(HeaderName, HeaderValue)>,
     /// Takes the answer for who asks the same, if the route keeps answers.
     pub(super) lead: Option<Box<Keeping>>,
+    /// Adds the answer to its session, if the route has a memory.
+    pub(super) memory: Option<Box<Remembering>>,
     _in_flight: InFlight,
 }
 
@@ -95,6 +98,7 @@ impl Exchange {
             cors: false,
             answer_headers: Vec::new(),
             lead: None,
+            memory: None,
             _in_flight: InFlight(in_flight.clone()),
         }
     }

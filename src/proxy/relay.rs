@@ -19,7 +19,7 @@ use super::exchange::{Exchange, Stop};
 use super::leg::{Failed, Leg};
 use super::side::{Side, pause, while_client_stays};
 use super::words::Words;
-use super::{Edge, Snapshot, hedge, preload};
+use super::{Edge, Snapshot, hedge, memory, preload};
 use crate::config::{HashBy, Route};
 use crate::gateway::Gateway;
 use crate::inspect::Body;
@@ -160,9 +160,10 @@ impl<'a> Ground<'a> {
     /// What becomes of the body at a target.
     pub(super) fn rewritten(&self, x: &Exchange, target: usize) -> Rewritten {
         let gateway = self.gateway();
-        self.body
-            .map(|body| gateway.rewrite(self.route, target, body, x.operation, x.asks_usage))
-            .unwrap_or_default()
+        let rewrite = |body| gateway.rewrite(self.route, target, body, x.operation, x.asks_usage);
+        let mut rewritten = self.body.map(rewrite).unwrap_or_default();
+        memory::put_before(x, &mut rewritten.edits);
+        rewritten
     }
 
     /// The leg for an attempt.

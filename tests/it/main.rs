@@ -32,6 +32,7 @@ mod lifecycle;
 mod limits;
 mod listeners;
 mod manual;
+mod memory;
 mod models;
 mod observe;
 mod ollama;

@@ -5,6 +5,7 @@ mod admin;
 mod fields;
 mod keys;
 mod listeners;
+mod memory;
 mod pools;
 mod routes;
 mod tracing;
@@ -60,6 +61,7 @@ pub(super) fn resolve(
     resolver.unused(&pools, &file);
     let keys = resolver.keys(&file.keys, &routes);
     let cache = resolver.cache(&file, &routes);
+    let sessions = resolver.sessions(&file, &routes);
     let tracing = resolver.tracing(&file);
     let seconds = |span: Option<Span>, default| span.unwrap_or(Span::secs(default)).0;
     Some(Config {
@@ -71,6 +73,7 @@ pub(super) fn resolve(
         budget_file: resolver.budget_file(&file, &keys),
         keys,
         cache,
+        sessions,
         limits: Limits {
             connections: file.limits.connections.unwrap_or(10_000) as usize,
             header_timeout: file.limits.header_timeout.unwrap_or(Span::secs(10)).limit(),

@@ -74,6 +74,7 @@ impl Resolver<'_> {
             self.wordless(&here, &name, &conditions, &targets, pools);
             let hedge = self.hedge(&here, route, &targets, pools);
             let cache = self.route_cache(&here, route);
+            let memory = self.memory(&here, route, &conditions);
             out.push(Route {
                 name,
                 conditions,
@@ -85,6 +86,7 @@ impl Resolver<'_> {
                 zone: route.zone,
                 hedge,
                 cache,
+                memory,
             });
         }
         out
@@ -138,6 +140,7 @@ impl Resolver<'_> {
             zone: None,
             hedge: None,
             cache: None,
+            memory: None,
         })
     }
 
