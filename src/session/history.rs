@@ -7,10 +7,10 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::message::{Message, Messages, Role};
 use crate::config::SessionBounds;
-use std::sync::Arc;
 
 /// What of the remembered messages stays before what is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,35 +23,41 @@ pub(crate) struct Front {
 
 /// A client that brings answers keeps its history itself. Where that begins inside of what is
 /// remembered (as the loops do that call tools), the rest of it stays before it; else it is all there
-/// is. A client without answers goes on where the session is.
+/// is. A client without answers goes on where the session is, and so does one that only begins the
+/// next answer.
 pub(crate) fn front(kept: &[Arc<Message>], said: &[Arc<Message>]) -> Front {
-    let own = said.iter().any(|message| message.role == Role::Assistant);
-    if own {
-        let most = kept.len().min(said.len());
-        let same = |count: &usize| {
-            let end = &kept[kept.len() - count..];
-            end.iter().zip(said).all(|(a, b)| a.says_as(b))
-        };
-        let overlap = (1..=most).rev().find(same).unwrap_or(0);
-        return Front {
-            stays: if overlap == 0 {
-                0
-            } else {
-                kept.len() - overlap
-            },
-            replaced: overlap == 0,
-        };
-    }
-    let results = said
-        .first()
-        .is_some_and(|message| message.role == Role::Tool);
+    let answers = |messages: &[Arc<Message>]| messages.iter().any(|m| m.role == Role::Assistant);
+    let overlap = match answers(said) {
+        true => overlap(kept, said),
+        false => 0,
+    };
+    let before_last = &said[..said.len().saturating_sub(1)];
+    let replaced = overlap == 0 && answers(before_last);
+    let stays = match (overlap, replaced) {
+        (_, true) => 0,
+        (0, false) => going_on(kept, said),
+        (overlap, false) => kept.len() - overlap,
+    };
+    Front { stays, replaced }
+}
+
+/// How many messages at the end of what is remembered are those that `said` begins with.
+fn overlap(kept: &[Arc<Message>], said: &[Arc<Message>]) -> usize {
+    let same = |count: &usize| {
+        let end = &kept[kept.len() - count..];
+        end.iter().zip(said).all(|(a, b)| a.says_as(b))
+    };
+    let most = kept.len().min(said.len());
+    (1..=most).rev().find(same).unwrap_or(0)
+}
+
+/// How many of the remembered messages can come before something new: not calls of tools whose
+/// results nobody brings.
+fn going_on(kept: &[Arc<Message>], said: &[Arc<Message>]) -> usize {
+    let brings_results = said.first().is_some_and(|m| m.role == Role::Tool);
     let last = exchanges(kept).pop();
-    // nobody answers those calls any more
-    let forsaken = last.filter(|last| !results && waits_for_results(&kept[last.clone()]));
-    Front {
-        stays: forsaken.map_or(kept.len(), |last| last.start),
-        replaced: false,
-    }
+    let forsaken = last.filter(|last| !brings_results && waits_for_results(&kept[last.clone()]));
+    forsaken.map_or(kept.len(), |last| last.start)
 }
 
 /// Adds what was said, an answer at its end, and drops what is too much of it all from the oldest.
@@ -183,6 +189,9 @@ mod tests {
         check_front("u1 a1 u2 a2", "u2 a2 u3", "u1 a1");
         check_front("u1 a1 u2 a2", "u7 a7 u3", "");
         check_front("u2 a2", "u1 a1 u2 a2 u3", "");
+        // the beginning of an answer is none
+        check_front("u1 a1", "u2 a9", "u1 a1");
+        check_front("u1 a1", "u1 a1", "");
     }
 
     #[test]
