@@ -23,6 +23,7 @@ use crate::plan::Budget;
 use crate::pool::{Pool, Watch};
 use crate::reply::{self, Reply};
 use crate::route::{Head, Known, Lookup, RouteTable};
+use crate::session::Sessions;
 use crate::state::State;
 use crate::transform::fields::{self, Rewritten};
 use crate::transform::path;
@@ -48,6 +49,8 @@ pub(crate) struct Gateway {
     cache_keys: Vec<Option<RouteKey>>,
     /// What it shares with other edges.
     pub(crate) state: Option<Arc<State>>,
+    /// `None` if no route has a memory.
+    pub(crate) sessions: Option<Arc<Sessions>>,
 }
 
 impl Gateway {
@@ -100,6 +103,7 @@ impl Gateway {
             catalogue: ArcSwap::from_pointee(Catalogue::new(&config, &pools, now)),
             cache: keeping(&config, old, metrics),
             state: sharing(&config, old, metrics),
+            sessions: remembering(&config, old, metrics),
             cache_keys: config
                 .routes
                 .iter()
@@ -169,7 +173,8 @@ impl Gateway {
         let route = &self.config.routes[route];
         let speech = operation == Some(Operation::Speech);
         let keeps = route.cache.is_some() && operation.is_some_and(Operation::may_be_kept);
-        if keeps || (speech && route.hedge.is_some()) {
+        let remembers = route.memory.is_some() && operation == Some(Operation::Chat);
+        if keeps || remembers || (speech && route.hedge.is_some()) {
             return true;
         }
         let copied = route.mirror.iter().flat_map(|mirror| &mirror.route.targets);
@@ -387,6 +392,9 @@ impl Gateway {
         for (metrics, pool) in self.pool_metrics.iter().zip(&self.pools) {
             metrics.refresh(pool, now);
         }
+        if let Some(sessions) = &self.sessions {
+            sessions.sweep(now);
+        }
         for (metrics, budget) in self.route_metrics.iter().zip(&self.budgets) {
             if let Some(budget) = budget {
                 metrics.budget_has_left(budget.left(now));
@@ -452,6 +460,22 @@ fn sharing(config: &Config, old: Option<&Gateway>, metrics: &Metrics) -> Option<
     let kept = kept.filter(|state| state.settings == *settings);
     let new = || State::new(settings.clone(), metrics.state());
     Some(kept.cloned().unwrap_or_else(new))
+}
+
+/// Where conversations are kept: as before, with all that is there.
+fn remembering(config: &Config, old: Option<&Gateway>, metrics: &Metrics) -> Option<Arc<Sessions>> {
+    if config.routes.iter().all(|route| route.memory.is_none()) {
+        return None;
+    }
+    let limit = config.sessions.memory;
+    let kept = old.and_then(|old| old.sessions.clone());
+    Some(match kept {
+        Some(sessions) => {
+            sessions.limit(limit);
+            sessions
+        }
+        None => Arc::new(Sessions::new(limit, metrics.sessions())),
+    })
 }
 
 fn server_status(pool: &Pool, metrics: &PoolMetrics, now: Instant) -> Vec<ServerStatus> {

@@ -10,6 +10,7 @@
 //! | route | `route` | the first written route that matches | none does |
 //! | agree | `state`, `proxy::taken` | where edges share their limits: what was taken here is taken of all | limit reached by all together |
 //! | remember | `cache`, `proxy::cached` | where the route keeps answers: is there one, or one on its way | it is there |
+//! | recall | `session`, `proxy::memory` | where the route has a memory: what was said before in this session | its name is too long |
 //! | plan | `plan`, `pool` | which server is next: pools in order, servers in turn, backups last | nobody available |
 //! | wait | `proxy::line` | for a slot of a busy server, or for a model that is being loaded | line full or too slow |
 //! | peer | `proxy::peer` | the server becomes an address with TLS and limits | |
@@ -59,6 +60,7 @@ mod proxy;
 mod reply;
 mod route;
 mod service;
+mod session;
 mod state;
 mod transform;
 mod unit;

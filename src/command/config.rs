@@ -10,8 +10,8 @@ use crate::config::jwt::{Jwks, Jwt};
 use crate::config::pattern::Pattern;
 use crate::config::{
     self, AccessLog, Admin, Cache, Config, Cors, Fields, Health, Hedge, HedgeAfter, Key,
-    ListenerTls, Match, Names, Pool, Price, Quota, RetryOn, Route, RouteCache, Server, Timeouts,
-    Tracing,
+    ListenerTls, Match, Memory, Names, Pool, Price, Quota, RetryOn, Route, RouteCache, Server,
+    Timeouts, Tracing,
 };
 use crate::unit::Span;
 
@@ -198,6 +198,10 @@ fn effective(config: &Config) -> Value {
         (
             "state",
             config.state.as_ref().map(state).unwrap_or_default(),
+        ),
+        (
+            "sessions",
+            json!({ "memory": size(Some(config.sessions.memory)) }),
         ),
         (
             "limits",
@@ -399,6 +403,15 @@ fn cache(cache: &RouteCache) -> Value {
     })
 }
 
+fn memory(memory: &Memory) -> Value {
+    json!({
+        "by": memory.by.to_string(),
+        "messages": memory.bounds.messages,
+        "bytes": size(Some(memory.bounds.bytes)),
+        "ttl": span(Some(memory.bounds.ttl)),
+    })
+}
+
 fn server(server: &Server) -> Value {
     object(vec![
         ("url", server.url.to_string().into()),
@@ -549,5 +562,6 @@ fn route(config: &Config, route: &Route) -> Value {
         ("zone", json!(route.zone)),
         ("hedge", route.hedge.as_ref().map_or(Value::Null, hedge)),
         ("cache", route.cache.as_ref().map_or(Value::Null, cache)),
+        ("memory", route.memory.as_ref().map_or(Value::Null, memory)),
     ])
 }

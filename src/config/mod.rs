@@ -32,7 +32,8 @@ pub(crate) use admin::Admin;
 pub(crate) use certificate::{Certificate, CertificateFiles, certificates_in};
 pub(crate) use conditions::Naming;
 pub(crate) use file::{
-    Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, TlsVersion, Zone,
+    Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, SessionBy,
+    TlsVersion, Zone,
 };
 pub(crate) use keys::{Key, KeyHash, Price, Quota};
 use kind::{Dialect, Kind, Loading, Warming};
@@ -65,6 +66,7 @@ pub(crate) struct Config {
     pub(crate) cache: Cache,
     /// What several edges share; `None` for one that is alone.
     pub(crate) state: Option<State>,
+    pub(crate) sessions: Sessions,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) shutdown: Shutdown,
@@ -253,6 +255,32 @@ pub(crate) struct Route {
     pub(crate) zone: Option<Zone>,
     pub(crate) hedge: Option<Hedge>,
     pub(crate) cache: Option<RouteCache>,
+    pub(crate) memory: Option<Memory>,
+}
+
+/// What is remembered of the chats of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Memory {
+    pub(crate) by: SessionBy,
+    pub(crate) bounds: SessionBounds,
+}
+
+/// How much is remembered of a session, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SessionBounds {
+    /// 2 to 1000.
+    pub(crate) messages: usize,
+    /// At most 4 MiB.
+    pub(crate) bytes: u64,
+    /// Since something was said in it.
+    pub(crate) ttl: Duration,
+}
+
+/// Where conversations are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sessions {
+    /// In bytes, for all of them.
+    pub(crate) memory: u64,
 }
 
 impl Route {
@@ -283,6 +311,7 @@ impl Route {
             zone: None,
             hedge: None,
             cache: None,
+            memory: None,
         }
     }
 }
@@ -524,12 +553,7 @@ pub(crate) fn schema() -> Value {
 
 /// A hint for keys that the format will have, so that nobody looks for a typing error.
 fn later(key: &str) -> Option<&'static str> {
-    const LATER: &[&str] = &[
-        "connections_per_ip",
-        "min_rate",
-        "memory",
-        "trusted_proxies",
-    ];
+    const LATER: &[&str] = &["connections_per_ip", "min_rate", "trusted_proxies"];
     LATER.contains(&key).then_some(
         "this key is planned; the version you run does not have it yet, so remove it for now",
     )

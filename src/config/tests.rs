@@ -333,9 +333,46 @@ fn admin_endpoints_that_others_can_reach_ask_for_something() {
 #[test]
 fn planned_keys_say_so_instead_of_being_ignored() {
     check(
-        &around("memory: { messages: 20 }", ""),
-        &["unknown key `memory` (this key is planned"],
+        &around("split: { a: 20 }", ""),
+        &["unknown key `split` (this key is planned"],
     );
+}
+
+#[test]
+fn memory_is_for_chats_and_within_bounds() {
+    let memory = |memory: &str| around("", &format!("memory: {memory}"));
+    let route = good(&memory("{ by: header X-Session-Id }"))
+        .routes
+        .remove(0);
+    let found = route.memory.unwrap();
+    assert_eq!(found.by.to_string(), "header x-session-id");
+    let bounds = found.bounds;
+    assert_eq!((bounds.messages, bounds.bytes), (20, 64 * 1024));
+    assert_eq!(bounds.ttl, Duration::from_secs(3600));
+    for (text, problem) in [
+        ("{ messages: 20 }", "`by`"),
+        ("{ by: ip }", "routes[0].memory.by: `ip` names no session"),
+        ("{ by: header a b }", "`a b` is not a header name"),
+        ("{ by: user, messages: 1 }", "routes[0].memory.messages: "),
+        (
+            "{ by: user, messages: 1001 }",
+            "routes[0].memory.messages: ",
+        ),
+        ("{ by: user, bytes: 5MiB }", "routes[0].memory.bytes: "),
+        ("{ by: user, bytes: 0B }", "routes[0].memory.bytes: "),
+        ("{ by: user, ttl: 0s }", "routes[0].memory.ttl: "),
+        (
+            "{ by: user }, cache: true",
+            "`memory` and `cache` exclude each other",
+        ),
+    ] {
+        check(&memory(text), &[problem]);
+    }
+    good(&memory("{ by: user }, cache: false"));
+    let elsewhere = around("", "match: { path: /v1/audio/* }, memory: { by: user }");
+    let (_, problems) = read_with(&elsewhere, &[]);
+    let message = &problems[0].message;
+    assert!(message.contains("nothing is ever remembered"), "{message}");
 }
 
 #[test]

@@ -205,6 +205,8 @@ struct JsonLine<'a> {
     local: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<u64>,
     attempts: Vec<String>,
     operation: Option<&'a str>,
     model: Option<&'a str>,
@@ -260,6 +262,7 @@ fn json_line(record: &Record) -> String {
         server: record.server.as_ref().map(|(_, server)| server.as_str()),
         local: record.local,
         cache: record.cache.map(Cached::label),
+        memory: record.memory,
         attempts: record.attempts.iter().map(ToString::to_string).collect(),
         operation: record.operation,
         model: record.model.as_deref(),

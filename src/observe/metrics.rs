@@ -20,6 +20,7 @@ use crate::config::{Config, Cost, Route, Server, Zone};
 use crate::inspect::endpoint::Operation;
 use crate::plan::Outcome;
 use crate::pool::{Evidence, Pool};
+use crate::session;
 use crate::state::StateMetrics;
 
 /// Whole requests: a stream of an LLM lasts minutes.
@@ -122,6 +123,10 @@ pub(crate) struct Metrics {
     cache_requests: IntCounterVec,
     cache_bytes: IntGaugeVec,
     cache_evictions: IntCounterVec,
+    sessions: IntGaugeVec,
+    session_bytes: IntGaugeVec,
+    session_evictions: IntCounterVec,
+    session_dropped: IntCounterVec,
     audio_seconds: prometheus::CounterVec,
     real_time_factor: HistogramVec,
     checks: IntCounterVec,
@@ -378,6 +383,10 @@ impl Metrics {
             cache_requests: make.counter("cache_requests_total", "Requests on routes that keep answers: hit, miss, coalesced (somebody was asking the same already) and bypass (not to be kept).", &["route", "result"]),
             cache_bytes: make.gauge("cache_bytes", "Bytes that kept answers take.", &["tier"]),
             cache_evictions: make.counter("cache_evictions_total", "Kept answers that made room for others.", &["tier"]),
+            sessions: make.gauge("sessions", "Sessions whose messages are remembered.", &[]),
+            session_bytes: make.gauge("session_bytes", "Bytes that remembered messages take.", &[]),
+            session_evictions: make.counter("session_evictions_total", "Remembered sessions that made room for others.", &[]),
+            session_dropped: make.counter("session_messages_dropped_total", "Messages that were not remembered any longer, as their session had grown beyond its bounds.", &[]),
             audio_seconds: make.register(prometheus::CounterVec::new(Opts::new("trunkline_audio_seconds_total", "Seconds of audio transcribed (in) and spoken (out), where its header tells."), &["route", "direction"])),
             real_time_factor: make.histogram("real_time_factor", "Duration of a request for each second of its audio: below 1 is faster than it plays.", &["route", "operation"], RTF),
             checks: make.counter("health_checks_total", "Health probes by result.", &["pool", "server", "result"]),
@@ -546,6 +555,17 @@ impl Metrics {
         self.state.clone()
     }
 
+    /// What is counted of sessions.
+    pub(crate) fn sessions(&self) -> session::Counts {
+        let none: &[&str] = &[];
+        session::Counts {
+            sessions: self.sessions.with_label_values(none),
+            bytes: self.session_bytes.with_label_values(none),
+            evicted: self.session_evictions.with_label_values(none),
+            dropped: self.session_dropped.with_label_values(none),
+        }
+    }
+
     /// The handles for requests that found no route.
     pub(crate) fn unrouted(&self) -> RouteMetrics {
         let none = Route::bare("none".into(), Vec::new());
@@ -560,6 +580,7 @@ impl Metrics {
             budget_file: None,
             cache: crate::config::Cache::default(),
             state: None,
+            sessions: crate::config::Sessions::default(),
             limits: crate::config::Limits::default(),
             log: crate::config::Log::default(),
             shutdown: crate::config::Shutdown::default(),

@@ -119,6 +119,8 @@ pub(crate) struct Record {
     pub(crate) local: Option<&'static str>,
     /// What the cache had, if the route keeps answers.
     pub(crate) cache: Option<Cached>,
+    /// Messages that were put before those of the client, if it has a session.
+    pub(crate) memory: Option<u64>,
     /// 0 if none was sent.
     pub(crate) status: u16,
     pub(crate) termination: Termination,

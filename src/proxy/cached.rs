@@ -41,16 +41,15 @@ pub(super) struct Keeping {
     headers: HeaderMap,
 }
 
-/// Who asks, so far as answers are kept apart: by all that a client shows of itself. Whoever shows
-/// nothing is one and the same.
-fn caller(headers: &HeaderMap) -> Caller {
+/// All that a client shows of itself. Whoever shows nothing is one and the same.
+pub(super) fn shown(headers: &HeaderMap) -> Digest {
     let mut shown = Hasher::new("caller");
     for name in CREDENTIALS {
         for value in headers.get_all(*name) {
             shown.part(name.as_bytes()).part(value.as_bytes());
         }
     }
-    Caller::Own(shown.finish())
+    shown.finish()
 }
 
 fn question<'a>(
@@ -65,7 +64,7 @@ fn question<'a>(
         route,
         caller: match shared {
             true => Caller::Any,
-            false => caller(headers),
+            false => Caller::Own(shown(headers)),
         },
         operation,
         path: &x.record.path,

@@ -17,7 +17,7 @@ use super::exchange::{Exchange, Stop};
 use super::leg::Failed;
 use super::relay::Ground;
 use super::side::{Bound, earliest, while_client_stays, within};
-use super::{Edge, cached, outcome};
+use super::{Edge, cached, memory, outcome};
 use crate::dialect::Broken;
 use crate::inspect::Body;
 use crate::inspect::audio::AudioMeter;
@@ -198,6 +198,7 @@ async fn pass_on(
 ) -> Result<(), Cut> {
     let head = response_head(session, x, answer, standing);
     cached::begin(x, answer, &head);
+    memory::begin(x, answer, standing);
     let written = session.write_response_header(Box::new(head)).await;
     let mut client = written.map_err(|_| Cut::Client);
     let received = &metrics.servers[answer.member.server].bytes_received;
@@ -217,6 +218,7 @@ async fn pass_on(
             passing.look_at(piece, done);
             cached::push(x, piece);
             if client.is_ok() {
+                memory::push(x, piece);
                 x.record.bytes_out += piece.len() as u64;
             }
         }
@@ -228,6 +230,12 @@ async fn pass_on(
         // who has all of it and asks again finds it kept
         if done {
             cached::whole(x);
+            if client.is_ok() {
+                memory::whole(x);
+            }
+        }
+        if x.memory.is_some() {
+            memory::tell_others(x).await;
         }
         if client.is_ok() {
             let piece = next.take().unwrap_or_default();

@@ -10,6 +10,7 @@ use super::Snapshot;
 use super::body::Upload;
 use super::cached::Keeping;
 use super::connection::Answer;
+use super::memory::Remembering;
 use super::taken::Taken;
 use crate::config::Pool;
 use crate::inspect::endpoint::Operation;
@@ -48,6 +49,8 @@ pub(crate) struct Exchange {
     pub(super) mirrored: bool,
     /// Takes the answer for who asks the same, if the route keeps answers.
     pub(super) lead: Option<Box<Keeping>>,
+    /// Adds the answer to its session, if the route has a memory.
+    pub(super) memory: Option<Box<Remembering>>,
     _in_flight: InFlight,
 }
 
@@ -98,6 +101,7 @@ impl Exchange {
             answer_headers: Vec::new(),
             mirrored: false,
             lead: None,
+            memory: None,
             _in_flight: InFlight(in_flight.clone()),
         }
     }
@@ -125,6 +129,7 @@ impl Exchange {
             asks_usage: self.asks_usage,
             home: self.home,
             mirrored: true,
+            memory: self.memory.as_ref().map(|memory| Box::new(memory.copy())),
             ..Exchange::new(self.snapshot.clone(), in_flight)
         }
     }

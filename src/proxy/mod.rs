@@ -20,6 +20,7 @@ pub(crate) mod http2;
 mod leg;
 mod line;
 pub(crate) mod listen;
+mod memory;
 mod mirror;
 mod outcome;
 pub(crate) mod peer;
@@ -186,6 +187,9 @@ impl Proxy {
             && Box::pin(cached::served(&self.edge, session, x, route, upload, body)).await?
         {
             return Ok(());
+        }
+        if settings.memory.is_some() {
+            Box::pin(memory::recall(session, x, route, upload, body)).await?;
         }
         let relayed = relay::relay(&self.edge, session, x, route, upload, body).await;
         cached::ended(x, &relayed);

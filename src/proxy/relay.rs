@@ -20,7 +20,7 @@ use super::leg::{Failed, Leg};
 use super::side::{Side, pause, while_client_stays};
 use super::taken::Scope;
 use super::words::Words;
-use super::{Edge, Snapshot, hedge, mirror, preload};
+use super::{Edge, Snapshot, hedge, memory, mirror, preload};
 use crate::config::{HashBy, PoolId, Route};
 use crate::gateway::Gateway;
 use crate::inspect::Body;
@@ -161,16 +161,11 @@ impl<'a> Ground<'a> {
     /// What becomes of the body at a target.
     pub(super) fn rewritten(&self, x: &Exchange, target: usize) -> Rewritten {
         let gateway = self.gateway();
-        self.body
-            .map(|body| {
-                gateway.rewrite(
-                    &self.settings.targets[target],
-                    body,
-                    x.operation,
-                    x.asks_usage,
-                )
-            })
-            .unwrap_or_default()
+        let target = &self.settings.targets[target];
+        let rewrite = |body| gateway.rewrite(target, body, x.operation, x.asks_usage);
+        let mut rewritten = self.body.map(rewrite).unwrap_or_default();
+        memory::put_before(x, &mut rewritten.edits);
+        rewritten
     }
 
     /// The leg for an attempt.

@@ -64,6 +64,10 @@ impl Writing<'_> {
             // what is packed could not be translated
             head.remove_header(&header::ACCEPT_ENCODING);
         }
+        if x.memory.is_some() {
+            // what is packed could not be remembered
+            set(&mut head, header::ACCEPT_ENCODING, "identity");
+        }
         self.frame(&mut head, &client.method);
         if x.upgrade {
             set(&mut head, header::CONNECTION, "upgrade");

@@ -14,16 +14,11 @@ const LARGEST: usize = 4 * 1024 * 1024;
 impl State {
     /// `None` while it is not known what the others have forgotten.
     fn answer_key(&self, key: &[u8; 32]) -> Option<String> {
-        use std::fmt::Write;
         let generation = self.generation.load(Relaxed);
         if generation == UNKNOWN {
             return None;
         }
-        let mut name = self.key(format_args!("cache:{generation}:"));
-        for byte in key {
-            let _ = write!(name, "{byte:02x}");
-        }
-        Some(name)
+        Some(self.key(format_args!("cache:{generation}:{}", super::hex(key))))
     }
 
     /// The bytes that are kept under a key, if they are and the server is there.

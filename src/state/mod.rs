@@ -1,5 +1,5 @@
 //! What several edges share through one Redis or Valkey server: limits, budgets, answers that are
-//! kept, ejections.
+//! kept, conversations, ejections.
 //!
 //! All of it is kept in this process as well, and that is enough to serve: the server is asked in
 //! addition. So nothing waits for a server that is away, and the edge goes on alone. Whatever two
@@ -8,6 +8,7 @@
 mod answers;
 mod limits;
 mod news;
+mod sessions;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -196,6 +197,10 @@ impl State {
     }
 }
 
+fn hex(key: &[u8; 32]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The scripts, by what they do.
 struct Scripts {
     take: Script,
@@ -203,6 +208,7 @@ struct Scripts {
     beat: Script,
     eject: Script,
     spend: Script,
+    replace: Script,
 }
 
 static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
@@ -211,4 +217,5 @@ static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     beat: Script::new(include_str!("scripts/beat.lua")),
     eject: Script::new(include_str!("scripts/eject.lua")),
     spend: Script::new(include_str!("scripts/spend.lua")),
+    replace: Script::new(include_str!("scripts/replace.lua")),
 });

@@ -217,6 +217,20 @@ impl Edits {
         })
     }
 
+    /// Adds an insertion, behind others at its place; none where something else is put in the place
+    /// of all around it.
+    pub(crate) fn insert(&mut self, at: u64, with: Bytes) {
+        let edits = &mut self.0;
+        if edits
+            .iter()
+            .any(|edit| edit.at.start < at && at < edit.at.end)
+        {
+            return;
+        }
+        let place = edits.partition_point(|edit| edit.at.start <= at);
+        edits.insert(place, Edit { at: at..at, with });
+    }
+
     /// Applies the edits to the piece of the body that starts at `offset`. Called for one piece
     /// after the other; a replacement goes out with the piece that holds its first byte, an
     /// insertion with the piece that holds the byte behind it.

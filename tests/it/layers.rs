@@ -16,6 +16,7 @@ const ROWS: &[&[&str]] = &[
         "keyring",
         "limit",
         "cache",
+        "session",
     ],
     &["plan", "catalogue", "state"],
     &["reply", "observe"],

@@ -33,6 +33,7 @@ mod lifecycle;
 mod limits;
 mod listeners;
 mod manual;
+mod memory;
 mod models;
 mod observe;
 mod ollama;

@@ -217,6 +217,21 @@ fn node_talks_to_a_native_ollama() {
     talks_to_ollama("ollama.mjs");
 }
 
+#[test]
+fn python_has_a_conversation() {
+    let server = super::memory::echo();
+    let gateway = Gateway::start(&format!(
+        "pools: {{ a: {{ servers: ['{}'], health: false }} }}\n\
+         routes: [{{ pool: a, memory: {{ by: header x-session-id }} }}]",
+        server.url()
+    ));
+    let output = script("memory.py", &gateway).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("ok ").count(), 3, "{said}");
+}
+
 #[track_caller]
 fn asks_for_models(name: &str) {
     let server = Server::fake(|seen, wire| {

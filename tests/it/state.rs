@@ -394,3 +394,51 @@ fn a_password_in_the_address_is_never_told() {
         assert!(told.contains(why), "{told}");
     }
 }
+
+#[test]
+fn a_conversation_goes_on_at_whichever_edge_is_asked() {
+    let mut redis = redis!();
+    // answers with what it was asked
+    let server = Server::fake(|seen, wire| {
+        let messages = seen.json()["messages"].clone();
+        let count = messages.as_array().map_or(0, Vec::len);
+        let answer = serde_json::json!({ "choices": [{ "index": 0, "finish_reason": "stop",
+            "message": { "role": "assistant", "content": format!("heard {count}") } }] });
+        wire.json(&answer.to_string());
+        true
+    });
+    let yaml = config(&server, "models: []", &redis.state()).replace(
+        "pool: a }]",
+        "pool: a, memory: { by: header x-session-id } }]",
+    );
+    let edges = three(&yaml);
+    let say = |edge: &Gateway, words: &str| {
+        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{words}"}}]}}"#);
+        let request = Request::json("/v1/chat/completions", &body)
+            .header("x-api-key", KEY)
+            .header("x-session-id", "kitchen");
+        let answer = edge.send(&request);
+        answer.json()["choices"][0]["message"]["content"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    // no wait in between: it is told before the client has its answer
+    for turn in 0..6 {
+        assert_eq!(
+            say(&edges[turn % 3], "hello"),
+            format!("heard {}", 2 * turn + 1)
+        );
+    }
+    let sent = server.seen().pop().unwrap().json();
+    assert_eq!(sent["messages"][1]["content"], "heard 1");
+    // two at once: both are there afterwards
+    std::thread::scope(|scope| {
+        scope.spawn(|| say(&edges[0], "left"));
+        scope.spawn(|| say(&edges[1], "right"));
+    });
+    assert_eq!(say(&edges[2], "hello"), "heard 17");
+    // without the server each goes on with what it knows
+    redis.kill();
+    assert_eq!(say(&edges[2], "hello"), "heard 19");
+}

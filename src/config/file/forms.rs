@@ -9,7 +9,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{Admin, AdminMap, Balance, Fallback, FallbackMap, HashBy, HedgeAfter, Server};
+use super::{
+    Admin, AdminMap, Balance, Fallback, FallbackMap, HashBy, HedgeAfter, Server, SessionBy,
+};
 use crate::unit::Span;
 use serde::ser::SerializeMap;
 
@@ -541,6 +543,42 @@ impl JsonSchema for Balance {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let map = generator.subschema_for::<HashMapForm>();
         json_schema!({ "anyOf": [{ "enum": BALANCES }, map] })
+    }
+}
+
+impl fmt::Display for SessionBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SessionBy::User => f.write_str("user"),
+            SessionBy::Header(name) => write!(f, "header {name}"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionBy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.split_once(' ') {
+            None if text == "user" => Ok(SessionBy::User),
+            Some(("header", name)) => name
+                .trim()
+                .parse()
+                .map(SessionBy::Header)
+                .map_err(|_| de::Error::custom(format!("`{name}` is not a header name"))),
+            _ => Err(de::Error::custom(format!(
+                "`{text}` names no session; write `header NAME`, or `user` for that field of the body"
+            ))),
+        }
+    }
+}
+
+impl JsonSchema for SessionBy {
+    fn schema_name() -> Cow<'static, str> {
+        "SessionBy".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^(user|header .+)$" })
     }
 }
 

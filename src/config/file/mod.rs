@@ -49,6 +49,8 @@ pub(crate) struct File {
     pub(crate) cache: Cache,
     /// What several edges share. Default: each is alone.
     pub(crate) state: Option<State>,
+    /// Where conversations are kept for routes with `memory`.
+    pub(crate) sessions: Sessions,
     /// Bounds on what clients may do.
     pub(crate) limits: Limits,
     /// What is logged, and where.
@@ -220,6 +222,14 @@ pub(crate) enum HashBy {
     ClientIp,
     /// The client's credential.
     Key,
+    Header(http::HeaderName),
+}
+
+/// What tells sessions apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SessionBy {
+    /// OpenAI's `user` in the body.
+    User,
     Header(http::HeaderName),
 }
 
@@ -500,6 +510,34 @@ pub(crate) struct Route {
     /// Whether answers are kept for who asks the same again: `true`, or a map. Default `false`.
     #[serde(default)]
     pub(crate) cache: Option<Switch<RouteCache>>,
+    /// Chats go on where they were: what was said in a session is put before the next words of its
+    /// client. Default: clients send all of it themselves.
+    #[serde(default)]
+    pub(crate) memory: Option<Memory>,
+}
+
+/// What is remembered of the chats of a route.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Memory {
+    /// Required. What names a session: `header NAME`, or `user` for that field of the body. Each
+    /// caller has sessions of its own.
+    pub(crate) by: SessionBy,
+    /// The last messages that are remembered of a session, 2 to 1000. Default 20.
+    pub(crate) messages: Option<u32>,
+    /// How long a session is remembered in which nothing is said. Default 1h.
+    pub(crate) ttl: Option<Span>,
+    /// What the messages of a session may take, at most 4MiB. Default 64KiB.
+    pub(crate) bytes: Option<Size>,
+}
+
+/// Where conversations are kept.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Sessions {
+    /// Memory for all sessions; that in which nothing was said for longest goes first. Default
+    /// 64MiB.
+    pub(crate) memory: Option<Size>,
 }
 
 /// Which answers of a route are kept: speech, embeddings, transcriptions, and chat with

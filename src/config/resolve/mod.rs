@@ -6,6 +6,7 @@ mod fields;
 mod jwt;
 mod keys;
 mod listeners;
+mod memory;
 mod pools;
 mod routes;
 mod state;
@@ -64,6 +65,7 @@ pub(super) fn resolve(
     let keys = resolver.keys(&file, &routes);
     let jwt = resolver.jwt(&file);
     let cache = resolver.cache(&file, &routes);
+    let sessions = resolver.sessions(&file, &routes);
     let tracing = resolver.tracing(&file);
     let state = file.state.as_ref();
     let state = state.and_then(|state| resolver.state(state));
@@ -79,6 +81,7 @@ pub(super) fn resolve(
         jwt,
         cache,
         state,
+        sessions,
         limits: Limits {
             connections: file.limits.connections.unwrap_or(10_000) as usize,
             header_timeout: file.limits.header_timeout.unwrap_or(Span::secs(10)).limit(),

@@ -75,6 +75,7 @@ impl Resolver<'_> {
             let hedge = self.hedge(&here, route, &targets, pools);
             let cache = self.route_cache(&here, route);
             let mirror = self.mirror(&here, route, &targets, pools);
+            let memory = self.memory(&here, route, &conditions);
             out.push(Route {
                 name,
                 conditions,
@@ -88,6 +89,7 @@ impl Resolver<'_> {
                 zone: route.zone,
                 hedge,
                 cache,
+                memory,
             });
         }
         out

@@ -1,0 +1,374 @@
+//! What was said in sessions, for routes with `memory`.
+//!
+//! A session is found by a key that holds whose it is, so that nobody reads another's. What a
+//! message is stands in `message`, how an answer becomes one in `answer`, what goes together and what
+//! has to go in `history`. Asks nobody and waits for nobody.
+
+mod answer;
+mod history;
+mod message;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use lru::LruCache;
+use prometheus::{IntCounter, IntGauge};
+use serde_json::value::RawValue;
+
+pub(crate) use answer::Hearing;
+pub(crate) use history::front;
+use message::Message;
+pub(crate) use message::{Messages, Said, said};
+
+use crate::config::SessionBounds;
+
+/// What a session costs besides its messages: tables, lists and allocations.
+const OVERHEAD: u64 = 512;
+/// The same of a message besides its text.
+const PER_MESSAGE: u64 = 256;
+
+/// SHA-256 of whose session it is, and of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key(pub(crate) [u8; 32]);
+
+/// What is counted of sessions.
+#[derive(Clone)]
+pub(crate) struct Counts {
+    pub(crate) sessions: IntGauge,
+    pub(crate) bytes: IntGauge,
+    /// Sessions that made room for others.
+    pub(crate) evicted: IntCounter,
+    /// Messages beyond the bounds of their sessions.
+    pub(crate) dropped: IntCounter,
+}
+
+/// What is remembered of a session.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Remembered {
+    pub(crate) messages: Messages,
+    /// Messages of it that were too much, so far.
+    pub(crate) dropped: u64,
+}
+
+/// A session as other edges are told of it.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Told {
+    messages: Vec<Box<RawValue>>,
+    dropped: u64,
+}
+
+impl Remembered {
+    /// Adds what was said; says how many messages were too much for the bounds now.
+    pub(crate) fn join(&mut self, said: Messages, bounds: &SessionBounds) -> u64 {
+        let (dropped, replaced) = history::join(&mut self.messages, said, bounds);
+        self.dropped = match replaced {
+            true => dropped,
+            false => self.dropped + dropped,
+        };
+        dropped
+    }
+
+    /// As text for other edges.
+    pub(crate) fn told(&self) -> String {
+        let texts = self.messages.iter().map(|message| message.text.to_vec());
+        let texts = texts.filter_map(|text| String::from_utf8(text).ok());
+        let told = Told {
+            messages: texts
+                .filter_map(|text| RawValue::from_string(text).ok())
+                .collect(),
+            dropped: self.dropped,
+        };
+        serde_json::to_string(&told).unwrap_or_default()
+    }
+
+    /// From such a text; `None` if it is none.
+    pub(crate) fn heard(text: &str) -> Option<Self> {
+        let told: Told = serde_json::from_str(text).ok()?;
+        let messages = told.messages.iter().map(|text| Message::read(text.get()));
+        Some(Remembered {
+            messages: messages
+                .map(|one| one.map(Arc::new))
+                .collect::<Option<_>>()?,
+            dropped: told.dropped,
+        })
+    }
+}
+
+/// All sessions, by what was asked for last. The bound is in bytes, over all of them.
+pub(crate) struct Sessions {
+    kept: Mutex<Kept>,
+    limit: AtomicU64,
+    counts: Counts,
+}
+
+struct Kept {
+    sessions: LruCache<Key, Session>,
+    bytes: u64,
+    /// What the gauges were told: others may count there too.
+    told: (i64, i64),
+}
+
+struct Session {
+    remembered: Remembered,
+    bytes: u64,
+    until: Instant,
+}
+
+impl Kept {
+    fn take(&mut self, key: &Key) -> Option<Session> {
+        let session = self.sessions.pop(key)?;
+        self.bytes -= session.bytes;
+        Some(session)
+    }
+
+    fn take_oldest(&mut self) -> Option<Session> {
+        let (_, session) = self.sessions.pop_lru()?;
+        self.bytes -= session.bytes;
+        Some(session)
+    }
+
+    /// Takes out those that are over, as far as no other was used before them.
+    fn take_ended(&mut self, now: Instant, gone: &mut Vec<Session>) {
+        let over = |session: &Session| session.until <= now;
+        while self
+            .sessions
+            .peek_lru()
+            .is_some_and(|(_, session)| over(session))
+        {
+            gone.extend(self.take_oldest());
+        }
+    }
+
+    fn tell(&mut self, counts: &Counts) {
+        let now = (self.sessions.len() as i64, self.bytes as i64);
+        counts.sessions.add(now.0 - self.told.0);
+        counts.bytes.add(now.1 - self.told.1);
+        self.told = now;
+    }
+}
+
+impl Sessions {
+    /// `limit` in bytes.
+    pub(crate) fn new(limit: u64, counts: Counts) -> Self {
+        Sessions {
+            kept: Mutex::new(Kept {
+                sessions: LruCache::unbounded(),
+                bytes: 0,
+                told: (0, 0),
+            }),
+            limit: AtomicU64::new(limit),
+            counts,
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets another bound, in bytes; it holds from the next thing that is said.
+    pub(crate) fn limit(&self, limit: u64) {
+        self.limit.store(limit, Relaxed);
+    }
+
+    /// What is remembered of a session; nothing if there is none.
+    pub(crate) fn load(&self, key: &Key, now: Instant) -> Remembered {
+        let mut kept = self.kept();
+        let found = kept.sessions.get(key).filter(|found| found.until > now);
+        found
+            .map(|found| found.remembered.clone())
+            .unwrap_or_default()
+    }
+
+    /// Adds what was said, all of it or nothing: questions and, at the end, the answer.
+    pub(crate) fn append(&self, key: Key, said: Messages, bounds: &SessionBounds, now: Instant) {
+        self.change(key, bounds, now, |remembered| remembered.join(said, bounds));
+    }
+
+    /// Knows from now on what others know of a session.
+    pub(crate) fn replace(
+        &self,
+        key: Key,
+        known: Remembered,
+        bounds: &SessionBounds,
+        now: Instant,
+    ) {
+        self.change(key, bounds, now, |remembered| {
+            let before = remembered.dropped;
+            *remembered = known;
+            remembered.dropped.saturating_sub(before)
+        });
+    }
+
+    /// Changes a session; `change` says how many messages were dropped by it.
+    fn change(
+        &self,
+        key: Key,
+        bounds: &SessionBounds,
+        now: Instant,
+        change: impl FnOnce(&mut Remembered) -> u64,
+    ) {
+        // freed when nobody waits for it
+        let mut gone = Vec::new();
+        let mut evicted = 0;
+        let mut kept = self.kept();
+        kept.take_ended(now, &mut gone);
+        let before = kept.take(&key).filter(|session| session.until > now);
+        let mut remembered = before.map(|session| session.remembered).unwrap_or_default();
+        let dropped = change(&mut remembered);
+        if !remembered.messages.is_empty() || remembered.dropped > 0 {
+            let sizes = remembered.messages.iter().map(|m| m.size + PER_MESSAGE);
+            let bytes = OVERHEAD + sizes.sum::<u64>();
+            kept.bytes += bytes;
+            let session = Session {
+                remembered,
+                bytes,
+                until: now + bounds.ttl,
+            };
+            kept.sessions.put(key, session);
+        }
+        while kept.bytes > self.limit.load(Relaxed)
+            && let Some(oldest) = kept.take_oldest()
+        {
+            gone.push(oldest);
+            evicted += 1;
+        }
+        kept.tell(&self.counts);
+        drop(kept);
+        self.counts.evicted.inc_by(evicted);
+        self.counts.dropped.inc_by(dropped);
+    }
+
+    /// Forgets those that are over, which nobody else would while nothing is said.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let mut gone = Vec::new();
+        let mut kept = self.kept();
+        kept.take_ended(now, &mut gone);
+        kept.tell(&self.counts);
+    }
+}
+
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        let mut kept = self.kept();
+        kept.sessions.clear();
+        kept.bytes = 0;
+        kept.tell(&self.counts);
+    }
+}
+
+/// The messages as they stand in a list, each with the comma behind it.
+pub(crate) fn listed(messages: &[Arc<Message>]) -> bytes::Bytes {
+    let length = messages.iter().map(|message| message.text.len() + 1).sum();
+    let mut out = Vec::with_capacity(length);
+    for message in messages {
+        out.extend_from_slice(&message.text);
+        out.push(b',');
+    }
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn sessions(limit: u64) -> Sessions {
+        let counts = Counts {
+            sessions: IntGauge::new("sessions", "-").unwrap(),
+            bytes: IntGauge::new("bytes", "-").unwrap(),
+            evicted: IntCounter::new("evicted", "-").unwrap(),
+            dropped: IntCounter::new("dropped", "-").unwrap(),
+        };
+        Sessions::new(limit, counts)
+    }
+
+    fn bounds() -> SessionBounds {
+        SessionBounds {
+            messages: 4,
+            bytes: 10_000,
+            ttl: SECOND,
+        }
+    }
+
+    fn exchange(words: &str) -> Messages {
+        let message = |role: &str| {
+            let text = format!(r#"{{"role":"{role}","content":"{words}"}}"#);
+            Arc::new(Message::read(&text).unwrap())
+        };
+        vec![message("user"), message("assistant")]
+    }
+
+    fn key(n: u8) -> Key {
+        Key([n; 32])
+    }
+
+    #[test]
+    fn a_session_goes_on_until_nothing_was_said_for_too_long() {
+        let (sessions, now) = (sessions(10_000), Instant::now());
+        sessions.append(key(1), exchange("a"), &bounds(), now);
+        sessions.append(key(1), exchange("b"), &bounds(), now + SECOND / 2);
+        let at = |after| sessions.load(&key(1), now + after).messages.len();
+        assert_eq!(at(SECOND), 4);
+        assert_eq!(at(SECOND * 3 / 2), 0);
+        sessions.append(key(1), exchange("c"), &bounds(), now + SECOND * 2);
+        assert_eq!(at(SECOND * 2), 2);
+        assert!(sessions.load(&key(2), now).messages.is_empty());
+        assert_eq!(sessions.counts.sessions.get(), 1);
+        sessions.sweep(now + SECOND * 3);
+        assert_eq!(
+            (sessions.counts.sessions.get(), sessions.counts.bytes.get()),
+            (0, 0)
+        );
+    }
+
+    #[test]
+    fn other_edges_hear_all_of_a_session() {
+        let mut here = Remembered::default();
+        here.join(exchange("a"), &bounds());
+        here.join(exchange("b \\u00e9 \\\"quoted\\\""), &bounds());
+        here.join(exchange("c"), &bounds());
+        let there = Remembered::heard(&here.told()).unwrap();
+        let texts = |of: &Remembered| {
+            of.messages
+                .iter()
+                .map(|m| m.text.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(texts(&there), texts(&here));
+        assert_eq!((there.messages.len(), there.dropped), (4, 2));
+        assert!(Remembered::heard("{\"messages\":[{}]}").is_none());
+    }
+
+    #[test]
+    fn what_was_dropped_is_told_and_counted() {
+        let (sessions, now) = (sessions(10_000), Instant::now());
+        for _ in 0..4 {
+            sessions.append(key(1), exchange("a"), &bounds(), now);
+        }
+        let remembered = sessions.load(&key(1), now);
+        assert_eq!((remembered.messages.len(), remembered.dropped), (4, 4));
+        assert_eq!(sessions.counts.dropped.get(), 4);
+    }
+
+    #[test]
+    fn the_bound_holds_and_what_nobody_asked_for_goes_first() {
+        let one: u64 = exchange("a").iter().map(|m| m.size + PER_MESSAGE).sum();
+        let (sessions, now) = (sessions(2 * (OVERHEAD + one)), Instant::now());
+        sessions.append(key(1), exchange("a"), &bounds(), now);
+        sessions.append(key(2), exchange("b"), &bounds(), now);
+        sessions.load(&key(1), now);
+        sessions.append(key(3), exchange("c"), &bounds(), now);
+        let there = |n| !sessions.load(&key(n), now).messages.is_empty();
+        assert_eq!([there(1), there(2), there(3)], [true, false, true]);
+        assert_eq!(sessions.counts.evicted.get(), 1);
+        sessions.limit(0);
+        sessions.append(key(1), exchange("d"), &bounds(), now);
+        assert_eq!(
+            (sessions.counts.sessions.get(), sessions.counts.bytes.get()),
+            (0, 0)
+        );
+    }
+}
