@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use crate::affinity::Affinity;
 use crate::cache::Cache;
 use crate::cache::key::RouteKey;
 use crate::catalogue::Catalogue;
@@ -45,6 +46,8 @@ pub(crate) struct Gateway {
     pub(crate) cache: Option<Arc<Cache>>,
     /// In the order of the routes.
     cache_keys: Vec<Option<RouteKey>>,
+    /// Whose ids are whose.
+    pub(crate) affinity: Affinity,
 }
 
 impl Gateway {
@@ -97,9 +100,15 @@ impl Gateway {
                 .iter()
                 .map(|route| route.cache.map(|_| RouteKey::new(&config, route)))
                 .collect(),
+            affinity: Affinity::new(&config, old.map(|old| &old.affinity)),
             pools,
             config,
         }
+    }
+
+    /// Goes on with the ids of a program before.
+    pub(crate) fn take_over_ids(&mut self, before: &Affinity) {
+        self.affinity = Affinity::new(&self.config, Some(before));
     }
 
     pub(crate) fn find(&self, head: &Head<'_>, known: Known<'_>) -> Lookup {

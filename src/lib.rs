@@ -8,6 +8,7 @@
 //! | admit | `proxy` (`admit`, `access`), `keyring`, `limit` | who asks, for what path, in one normal form, and how much of it they may | ambiguous path, loop, preflight, no good key, limit reached |
 //! | understand | `inspect` | model, voice and other fields, if some route asks for them | body can't be read |
 //! | route | `route` | the first written route that matches | none does |
+//! | lead back | `affinity`, `proxy::bound` | ids that name something on one server say which, and pin the request to it | forged, or its maker is gone |
 //! | remember | `cache`, `proxy::cached` | where the route keeps answers: is there one, or one on its way | it is there |
 //! | plan | `plan`, `pool` | which server is next: pools in order, servers in turn, backups last | nobody available |
 //! | wait | `proxy::line` | for a slot of a busy server, or for a model that is being loaded | line full or too slow |
@@ -36,6 +37,7 @@
 
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod cache;
 mod catalogue;
 mod cli;

@@ -348,7 +348,15 @@ async fn start(
         metrics: metrics.clone(),
     };
     let watch = |pool: &config::Pool, n: usize| watcher.watch(pool, n);
-    let gateway = Gateway::build(config, None, &metrics, Instant::now(), &watch);
+    let mut gateway = Gateway::build(config, None, &metrics, Instant::now(), &watch);
+    if let Some(before) = upgrade::ids_before() {
+        gateway.take_over_ids(&before);
+    }
+    if gateway.affinity.dies_with_the_program() {
+        log::info!(
+            "ids of files, batches, responses and the like lead nowhere after a restart, as `affinity` has no secret"
+        );
+    }
     probe::start(&gateway, None, &metrics).await;
     metrics.configured();
     let edge = Arc::new(Edge::new(

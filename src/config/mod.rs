@@ -4,6 +4,7 @@
 //! Nothing here is an `Option` that means "not decided yet".
 
 mod admin;
+pub(crate) mod affinity;
 mod certificate;
 mod conditions;
 pub(crate) mod file;
@@ -59,6 +60,8 @@ pub(crate) struct Config {
     /// Where it is kept what keys have spent, if some have budgets.
     pub(crate) budget_file: Option<PathBuf>,
     pub(crate) cache: Cache,
+    /// What ids are signed with; `None` for a random secret.
+    pub(crate) affinity_secret: Option<Secret>,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) shutdown: Shutdown,
@@ -243,6 +246,8 @@ pub(crate) struct Route {
     pub(crate) zone: Option<Zone>,
     pub(crate) hedge: Option<Hedge>,
     pub(crate) cache: Option<RouteCache>,
+    /// Ids lead back to the server that made them, if there are several.
+    pub(crate) affinity: bool,
 }
 
 /// Which answers of a route are kept.
@@ -425,7 +430,7 @@ pub(crate) fn without_secrets(text: &str) -> String {
         Some(tree) => tree.secrets().into_iter().for_each(mask),
         // what is not YAML has no values; then everything behind the word goes
         None => {
-            let words = ["api_key", "token", "key:"];
+            let words = ["api_key", "token", "key:", "secret"];
             let found = words.iter().flat_map(|word| text.match_indices(word));
             for (at, word) in found.collect::<Vec<_>>() {
                 let start = at + word.len();

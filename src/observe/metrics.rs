@@ -542,6 +542,7 @@ impl Metrics {
             zone: None,
             hedge: None,
             cache: None,
+            affinity: false,
         };
         let empty = Config {
             listeners: Vec::new(),
@@ -552,6 +553,7 @@ impl Metrics {
             prices: Vec::new(),
             budget_file: None,
             cache: crate::config::Cache::default(),
+            affinity_secret: None,
             limits: crate::config::Limits::default(),
             log: crate::config::Log::default(),
             shutdown: crate::config::Shutdown::default(),

@@ -9,6 +9,7 @@ use prometheus::IntGauge;
 use super::Snapshot;
 use super::access::Taken;
 use super::body::Upload;
+use super::bound::Bound;
 use super::cached::Keeping;
 use super::connection::Answer;
 use crate::config::Pool;
@@ -46,6 +47,8 @@ pub(crate) struct Exchange {
     pub(super) answer_headers: Vec<(HeaderName, HeaderValue)>,
     /// Takes the answer for who asks the same, if the route keeps answers.
     pub(super) lead: Option<Box<Keeping>>,
+    /// What its ids say, and what becomes of those of its answer.
+    pub(super) bound: Option<Box<Bound>>,
     _in_flight: InFlight,
 }
 
@@ -95,6 +98,7 @@ impl Exchange {
             cors: false,
             answer_headers: Vec::new(),
             lead: None,
+            bound: None,
             _in_flight: InFlight(in_flight.clone()),
         }
     }

@@ -17,7 +17,7 @@ const ROWS: &[&[&str]] = &[
         "limit",
         "cache",
     ],
-    &["plan", "catalogue"],
+    &["plan", "catalogue", "affinity"],
     &["reply", "observe"],
     &["gateway"],
     &["proxy"],

@@ -45,6 +45,9 @@ pub(crate) struct File {
     pub(crate) list_models: Option<OrFalse<ListModels>>,
     /// Where answers are kept for routes with `cache`.
     pub(crate) cache: Cache,
+    /// How ids of files, batches, responses and the like lead back to the server that made them,
+    /// where a route reaches several.
+    pub(crate) affinity: Affinity,
     /// Bounds on what clients may do.
     pub(crate) limits: Limits,
     /// What is logged, and where.
@@ -486,6 +489,9 @@ pub(crate) struct Route {
     /// Whether answers are kept for who asks the same again: `true`, or a map. Default `false`.
     #[serde(default)]
     pub(crate) cache: Option<Switch<RouteCache>>,
+    /// Ids of files, batches, responses and the like lead back to the server that made them, if the
+    /// route reaches several. Default `true`.
+    pub(crate) affinity: Option<bool>,
 }
 
 /// Which answers of a route are kept: speech, embeddings, transcriptions, and chat with
@@ -512,6 +518,17 @@ pub(crate) struct Cache {
     pub(crate) memory: Option<Size>,
     /// Speech is kept on disk too, where it outlives the program. Default: in memory only.
     pub(crate) disk: Option<Disk>,
+}
+
+/// How ids lead back to the server that made them.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Affinity {
+    /// What ids are signed with, at least 16 characters; the same on all instances that share
+    /// clients. Default: a random one, so that ids lead nowhere after a restart.
+    pub(crate) secret: Option<String>,
+    /// The same in a file.
+    pub(crate) secret_file: Option<String>,
 }
 
 /// A folder for answers.

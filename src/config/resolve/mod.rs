@@ -2,6 +2,7 @@
 //! default.
 
 mod admin;
+mod affinity;
 mod fields;
 mod keys;
 mod listeners;
@@ -60,6 +61,7 @@ pub(super) fn resolve(
     resolver.unused(&pools, &file);
     let keys = resolver.keys(&file.keys, &routes);
     let cache = resolver.cache(&file, &routes);
+    let affinity_secret = resolver.affinity(&file, &routes, &pools);
     let tracing = resolver.tracing(&file);
     let seconds = |span: Option<Span>, default| span.unwrap_or(Span::secs(default)).0;
     Some(Config {
@@ -71,6 +73,7 @@ pub(super) fn resolve(
         budget_file: resolver.budget_file(&file, &keys),
         keys,
         cache,
+        affinity_secret,
         limits: Limits {
             connections: file.limits.connections.unwrap_or(10_000) as usize,
             header_timeout: file.limits.header_timeout.unwrap_or(Span::secs(10)).limit(),

@@ -85,6 +85,7 @@ impl Resolver<'_> {
                 zone: route.zone,
                 hedge,
                 cache,
+                affinity: route.affinity.unwrap_or(true),
             });
         }
         out
@@ -138,6 +139,7 @@ impl Resolver<'_> {
             zone: None,
             hedge: None,
             cache: None,
+            affinity: true,
         })
     }
 
