@@ -115,6 +115,27 @@ impl Gateway {
         self.table.find(&self.config.routes, head, known)
     }
 
+    /// The route of a request whose path names an object: if the one that was found does not reach
+    /// its maker, or none was, the first that does, whatever model it is for, as such requests name
+    /// none.
+    pub(crate) fn led_back(&self, head: &Head<'_>, found: Lookup) -> Lookup {
+        let Some(maker) = self.affinity.maker_in(head.path) else {
+            return found;
+        };
+        let reaches = |n: usize| {
+            let route = &self.config.routes[n];
+            route.affinity && route.targets.iter().any(|t| t.pool == maker.pool)
+        };
+        if let Lookup::Found(n) = found
+            && reaches(n)
+        {
+            return found;
+        }
+        let routes = &self.config.routes;
+        let other = self.table.find_without_fields(routes, head, &reaches);
+        other.map_or(found, Lookup::Found)
+    }
+
     pub(crate) fn budget(&self, route: usize) -> Option<&Budget> {
         self.budgets[route].as_ref()
     }

@@ -116,6 +116,22 @@ impl RouteTable {
         }
     }
 
+    /// The first of `routes` that takes the request but for the fields of its body, and `may` be
+    /// taken.
+    pub(crate) fn find_without_fields(
+        &self,
+        routes: &[Route],
+        head: &Head<'_>,
+        may: &dyn Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let takes = |n: &usize| {
+            let known = Known::Length(Some(1));
+            let fit = fit(&routes[*n].conditions, head, known);
+            matches!(fit, Fit::Yes | Fit::NeedsFields) && may(*n)
+        };
+        self.candidates(head.path).find(takes)
+    }
+
     /// Whether a route names this path itself, or what begins with it, and not just a pattern that
     /// it happens to fit.
     pub(crate) fn names(&self, path: &str) -> bool {

@@ -3,8 +3,9 @@
 
 use bytes::Bytes;
 
+use super::names::is_item;
 use super::sign::{SUFFIX, looks_signed};
-use super::walk::Walk;
+use super::walk::{Found, Walk};
 use super::{Affinity, Maker, Reach, Seen};
 use crate::inspect::{Body, Form};
 use crate::transform::fields::Edit;
@@ -47,22 +48,51 @@ pub(crate) struct Reader<'a> {
 pub(crate) struct BodyIds {
     walk: Walk,
     fed: u64,
-    /// Each with the offset of its end.
-    found: Vec<(u64, String)>,
+    found: Vec<BodyId>,
+    count: usize,
+}
+
+/// One that may have a suffix.
+struct BodyId {
+    text: String,
+    /// The offset of its end.
+    end: u64,
+    /// Its number among all ids of the body.
+    number: usize,
+    /// Its object is there as a whole: it is repeated, and not referred to.
+    whole: bool,
 }
 
 impl BodyIds {
     pub(crate) fn feed(&mut self, piece: &[u8]) {
-        let (fed, found) = (self.fed, &mut self.found);
-        self.walk.feed(piece, &mut |at, id| {
-            if let Ok(id) = std::str::from_utf8(id)
-                && looks_signed(id)
-                && found.len() < MOST_IDS
-            {
-                found.push((fed + at as u64, id.to_owned()));
+        let BodyIds {
+            walk,
+            fed,
+            found,
+            count,
+        } = self;
+        walk.feed(piece, &mut |what| match what {
+            Found::Id { quote, text } => {
+                if let Ok(text) = std::str::from_utf8(text)
+                    && looks_signed(text)
+                    && found.len() < MOST_IDS
+                {
+                    found.push(BodyId {
+                        text: text.to_owned(),
+                        end: *fed + quote as u64,
+                        number: *count,
+                        whole: false,
+                    });
+                }
+                *count += 1;
+            }
+            Found::Whole(number) => {
+                if let Ok(at) = found.binary_search_by_key(&number, |id| id.number) {
+                    found[at].whole = true;
+                }
             }
         });
-        self.fed += piece.len() as u64;
+        *fed += piece.len() as u64;
     }
 }
 
@@ -103,8 +133,12 @@ impl<'a> Reader<'a> {
 
     /// Reads the ids of a JSON body.
     pub(crate) fn body(&mut self, ids: BodyIds) -> Result<(), Refused> {
-        for (end, id) in ids.found {
-            self.take(&id, end)?;
+        for id in ids.found {
+            // what a client repeats of a response any server can read, whoever said it
+            match id.whole && is_item(id.text.as_bytes()) {
+                true => self.repeated(&id),
+                false => self.take(&id.text, id.end)?,
+            }
         }
         Ok(())
     }
@@ -127,12 +161,24 @@ impl<'a> Reader<'a> {
     /// Takes an id of the body that ends at `end`.
     fn take(&mut self, id: &str, end: u64) -> Result<(), Refused> {
         if self.id(id)? {
-            self.asked.edits.push(Edit {
-                at: end - SUFFIX as u64..end,
-                with: Bytes::new(),
-            });
+            self.cut(end);
         }
         Ok(())
+    }
+
+    /// Takes the id of an item that is all there: it leads nowhere, so it matters little whose it is.
+    fn repeated(&mut self, id: &BodyId) {
+        let ours = matches!(self.affinity.look(&id.text), Seen::Made { .. });
+        if ours || self.reach == Reach::Several {
+            self.cut(id.end);
+        }
+    }
+
+    fn cut(&mut self, end: u64) {
+        self.asked.edits.push(Edit {
+            at: end - SUFFIX as u64..end,
+            with: Bytes::new(),
+        });
     }
 
     /// Whether an id has a suffix of ours. One server at most may be meant by all of them.

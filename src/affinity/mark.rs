@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::names::lives_on_one_server;
 use super::sign::{Signer, Tag};
-use super::walk::Walk;
+use super::walk::{Found, Walk};
 
 /// Marks the ids of one server in one answer.
 pub(crate) struct Marker {
@@ -41,13 +41,13 @@ impl Marker {
     pub(crate) fn mark(&mut self, piece: Bytes) -> Bytes {
         let mut places: Vec<(usize, String)> = Vec::new();
         let (signer, tag) = (&self.signer, self.tag);
-        let mut found = |at: usize, id: &[u8]| {
+        let mut found = |quote: usize, id: &[u8]| {
             if lives_on_one_server(id) {
-                places.push((at, signer.suffix(id, tag)));
+                places.push((quote, signer.suffix(id, tag)));
             }
         };
         match &mut self.line {
-            None => self.walk.feed(&piece, &mut found),
+            None => feed(&mut self.walk, &piece, &mut found),
             Some(line) => events(&mut self.walk, line, &piece, &mut found),
         }
         if places.is_empty() {
@@ -78,6 +78,15 @@ impl Marker {
     }
 }
 
+/// Calls `found` for each id, with the place of the quote that ends it.
+fn feed(walk: &mut Walk, piece: &[u8], found: &mut dyn FnMut(usize, &[u8])) {
+    walk.feed(piece, &mut |what| {
+        if let Found::Id { quote, text } = what {
+            found(quote, text);
+        }
+    });
+}
+
 fn events(walk: &mut Walk, line: &mut Line, piece: &[u8], found: &mut dyn FnMut(usize, &[u8])) {
     let mut at = 0;
     while at < piece.len() {
@@ -95,7 +104,7 @@ fn events(walk: &mut Walk, line: &mut Line, piece: &[u8], found: &mut dyn FnMut(
                 let rest = &piece[at..];
                 let end = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
                 if *line == Line::Data {
-                    walk.feed(&rest[..end], &mut |n, id| found(at + n, id));
+                    feed(walk, &rest[..end], &mut |n, id| found(at + n, id));
                 }
                 at += end;
                 if end < rest.len() {

@@ -19,9 +19,9 @@ pub(crate) use ask::{Asked, BodyIds, Reader, Refused};
 pub(crate) use mark::Marker;
 pub(crate) use sign::Signer;
 
-use crate::config::affinity::{collection_of, servers_of};
+use crate::config::affinity::collection_of;
 use crate::config::{Config, PoolId};
-use sign::{Signature, Tag};
+use sign::{Signature, Tag, looks_signed};
 
 /// The server that made an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl Affinity {
         // without ids of ours there is nothing to look for
         let active = config.affinity_secret.is_some() || config.makes_ids();
         let reaches = config.routes.iter().map(|route| match route.affinity {
-            true if active && servers_of(route, &config.pools) > 1 => Reach::Several,
+            true if active && config.reaches_several(route) => Reach::Several,
             true if active => Reach::One,
             _ => Reach::Off,
         });
@@ -134,6 +134,15 @@ impl Affinity {
 
     pub(crate) fn reach(&self, route: usize) -> Reach {
         self.reaches[route]
+    }
+
+    /// The maker of the object that a canonical path names.
+    pub(crate) fn maker_in(&self, path: &str) -> Option<Maker> {
+        let mut segments = path.split('/').filter(|segment| looks_signed(segment));
+        let Seen::Made { maker, .. } = self.look(segments.next()?) else {
+            return None;
+        };
+        maker.filter(|_| collection_of(path).is_some())
     }
 
     /// Marks what a server answers; `events`: with a stream of them.

@@ -4,11 +4,14 @@
 /// completions (`chatcmpl-`) are not among them: nobody is asked for those again.
 const PREFIXES: &[&str] = &[
     "file-", "file_", "upload_", "part_", "batch_", "ftjob-", "ftckpt_", "ftckpt-", "ftevent-",
-    "vs_", "vsfb_", "asst_", "thread_", "msg_", "run_", "step_", "resp_", "conv_", "item_",
-    "sess_", "rtc_", "cntr_", "cfile_", "eval_", "evalrun_", "video_",
-    // items of a response, which a later one may refer to
-    "rs_", "fc_", "fco_", "ws_", "fs_", "ig_", "ci_", "cu_", "cuo_", "ctc_", "ctco_", "mcp_",
-    "mcpl_", "mcpr_", "mcpa_", "lsh_", "sh_", "sho_", "apc_", "apco_", "cmp_",
+    "vs_", "vsfb_", "asst_", "thread_", "run_", "step_", "resp_", "conv_", "sess_", "rtc_",
+    "cntr_", "cfile_", "eval_", "evalrun_", "video_",
+];
+
+/// How ids begin of the items of a response, which a later one may refer to, or repeat.
+const ITEMS: &[&str] = &[
+    "msg_", "item_", "rs_", "fc_", "fco_", "ws_", "fs_", "ig_", "ci_", "cu_", "cuo_", "ctc_",
+    "ctco_", "mcp_", "mcpl_", "mcpr_", "mcpa_", "lsh_", "sh_", "sho_", "apc_", "apco_", "cmp_",
 ];
 
 /// Longest id.
@@ -30,6 +33,8 @@ pub(super) fn holds(key: &[u8]) -> Holds {
         b"metadata" | b"attributes" | b"parameters" | b"schema" | b"input_schema" => Holds::Opaque,
         b"id" | b"training_file" | b"validation_file" | b"result_files" | b"conversation"
         | b"container" => Holds::Ids,
+        // chosen by clients, or by models
+        b"custom_id" | b"user_id" | b"call_id" | b"tool_call_id" | b"external_id" => Holds::Other,
         key if key.ends_with(b"_id") || key.ends_with(b"_ids") => Holds::Ids,
         _ => Holds::Other,
     }
@@ -37,10 +42,19 @@ pub(super) fn holds(key: &[u8]) -> Holds {
 
 /// Whether an id names something that lives on one server.
 pub(super) fn lives_on_one_server(id: &[u8]) -> bool {
-    PREFIXES.iter().any(|prefix| {
+    (begins(id, PREFIXES) || is_item(id)) && is_plain(id)
+}
+
+/// Whether an id is that of an item of a response.
+pub(super) fn is_item(id: &[u8]) -> bool {
+    begins(id, ITEMS)
+}
+
+fn begins(id: &[u8], prefixes: &[&str]) -> bool {
+    prefixes.iter().any(|prefix| {
         let rest = id.strip_prefix(prefix.as_bytes());
         rest.is_some_and(|rest| !rest.is_empty())
-    }) && is_plain(id)
+    })
 }
 
 fn is_plain(id: &[u8]) -> bool {

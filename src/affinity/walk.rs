@@ -11,10 +11,26 @@ const MAX_DEPTH: usize = 512;
 /// Longest key that is looked at; none that is asked for is longer.
 const MAX_KEY: usize = 64;
 
+/// What there is in a text.
+pub(super) enum Found<'a> {
+    Id {
+        /// The index in the piece of the quote that ends it.
+        quote: usize,
+        text: &'a [u8],
+    },
+    /// The object is over whose own id is the one of this number, counted from 0, and it was not
+    /// just a reference: it held more than an id and a type.
+    Whole(usize),
+}
+
 /// An open container.
 #[derive(Clone, Copy)]
 struct Open {
     object: bool,
+    /// The number of its own id.
+    own: Option<usize>,
+    /// It holds more than an id and a type.
+    whole: bool,
     /// Of an array: what its items are.
     items: Holds,
     /// Nothing in it is an id.
@@ -45,15 +61,19 @@ pub(super) struct Walk {
     /// The string being read, if it is a key or may be an id.
     kept: Vec<u8>,
     keeping: bool,
+    /// The value is of the object's own id.
+    is_own: bool,
+    /// Ids so far.
+    count: usize,
 }
 
 impl Walk {
-    /// Calls `found` for each id: with the index in `piece` of the quote that ends it, and its text.
-    pub(super) fn feed(&mut self, piece: &[u8], found: &mut dyn FnMut(usize, &[u8])) {
+    /// Calls `found` for each id, and for each object with one.
+    pub(super) fn feed(&mut self, piece: &[u8], found: &mut dyn FnMut(Found<'_>)) {
         let mut n = 0;
         while n < piece.len() {
             match self.at {
-                At::Between => self.between(piece[n]),
+                At::Between => self.between(piece[n], found),
                 At::Escape => {
                     // neither keys nor ids need one
                     self.keeping = false;
@@ -83,12 +103,12 @@ impl Walk {
         }
     }
 
-    fn between(&mut self, byte: u8) {
+    fn between(&mut self, byte: u8, found: &mut dyn FnMut(Found<'_>)) {
         match byte {
             b'"' => self.text_begins(),
             b'{' => self.opens(true),
             b'[' => self.opens(false),
-            b'}' | b']' => self.closes(),
+            b'}' | b']' => self.closes(found),
             b':' => {
                 self.key_next = false;
             }
@@ -110,16 +130,26 @@ impl Walk {
         self.at = At::Text;
     }
 
-    fn text_ends(&mut self, quote: usize, found: &mut dyn FnMut(usize, &[u8])) {
+    fn text_ends(&mut self, quote: usize, found: &mut dyn FnMut(Found<'_>)) {
         self.at = At::Between;
         if self.is_key {
-            self.value = match self.keeping {
-                true => holds(&self.kept),
-                false => Holds::Other,
-            };
+            let key = if self.keeping { &self.kept[..] } else { b"" };
+            self.value = holds(key);
+            self.is_own = key == b"id";
+            if let Some(open) = self.open.last_mut() {
+                open.whole |= !matches!(key, b"id" | b"type");
+            }
             self.key_next = false;
         } else if self.keeping {
-            found(quote, &self.kept);
+            found(Found::Id {
+                quote,
+                text: &self.kept,
+            });
+            let own = self.is_own.then_some(self.count);
+            self.count += 1;
+            if let (Some(open), Some(own)) = (self.open.last_mut(), own) {
+                open.own = Some(own);
+            }
         }
         self.keeping = false;
     }
@@ -136,19 +166,28 @@ impl Walk {
         };
         self.open.push(Open {
             object,
+            own: None,
+            whole: false,
             items,
             opaque: outer || self.value == Holds::Opaque,
         });
         self.value = items;
+        self.is_own = false;
         self.key_next = object;
     }
 
-    fn closes(&mut self) {
+    fn closes(&mut self, found: &mut dyn FnMut(Found<'_>)) {
         match self.deeper {
-            0 => drop(self.open.pop()),
+            0 => {
+                let closed = self.open.pop().filter(|open| open.whole);
+                if let Some(own) = closed.and_then(|open| open.own) {
+                    found(Found::Whole(own));
+                }
+            }
             _ => self.deeper -= 1,
         }
         self.value = Holds::Other;
+        self.is_own = false;
         self.key_next = false;
     }
 }
@@ -157,25 +196,44 @@ impl Walk {
 mod tests {
     use super::*;
 
-    /// The ids in a text, which must not depend on how it is cut into pieces.
-    fn ids(text: &str) -> Vec<String> {
-        let mut all = Vec::new();
-        Walk::default().feed(text.as_bytes(), &mut |at, id| {
-            assert_eq!(text.as_bytes()[at], b'"');
-            all.push(String::from_utf8(id.to_vec()).unwrap());
+    /// The ids in a text, and those of whole objects, which must not depend on how it is cut into pieces.
+    fn read(text: &str) -> (Vec<String>, Vec<String>) {
+        let (mut all, mut whole) = (Vec::new(), Vec::new());
+        Walk::default().feed(text.as_bytes(), &mut |found| match found {
+            Found::Id { quote, text: id } => {
+                assert_eq!(text.as_bytes()[quote], b'"');
+                all.push(String::from_utf8(id.to_vec()).unwrap());
+            }
+            Found::Whole(n) => whole.push(all[n].clone()),
         });
         for size in 1..text.len() {
-            let (mut walk, mut cut) = (Walk::default(), Vec::new());
+            let (mut walk, mut cut, mut cut_whole) = (Walk::default(), Vec::new(), Vec::new());
             for (n, piece) in text.as_bytes().chunks(size).enumerate() {
-                walk.feed(piece, &mut |at, id| {
-                    let end = n * size + at;
-                    assert_eq!(&text.as_bytes()[end - id.len()..end], id);
-                    cut.push(String::from_utf8(id.to_vec()).unwrap());
+                walk.feed(piece, &mut |found| match found {
+                    Found::Id { quote, text: id } => {
+                        let end = n * size + quote;
+                        assert_eq!(&text.as_bytes()[end - id.len()..end], id);
+                        cut.push(String::from_utf8(id.to_vec()).unwrap());
+                    }
+                    Found::Whole(n) => cut_whole.push(cut[n].clone()),
                 });
             }
-            assert_eq!(cut, all, "in pieces of {size}");
+            assert_eq!((&cut, &cut_whole), (&all, &whole), "in pieces of {size}");
         }
-        all
+        (all, whole)
+    }
+
+    fn ids(text: &str) -> Vec<String> {
+        read(text).0
+    }
+
+    #[test]
+    fn what_is_repeated_is_told_from_what_is_referred_to() {
+        let (_, whole) = read(
+            r#"{"id":"a","input":[{"type":"item_reference","id":"b"},{"id":"c","content":[{"id":"d"}]},
+                {"x":{"id":"e"}},{"type":"message","id":"f","role":"user"}],"x_id":"g"}"#,
+        );
+        assert_eq!(whole, ["c", "f", "a"]);
     }
 
     #[test]

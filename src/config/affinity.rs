@@ -89,12 +89,37 @@ pub(crate) fn taken_by(conditions: &Match) -> impl Iterator<Item = &'static str>
     collections.map(|collection| collection.path)
 }
 
+/// Whether objects of a collection may be on several servers, as far as a route knows. Where the
+/// body decides between routes, requests that come without one may mean any of theirs.
+pub(crate) fn reaches_several(route: &Route, routes: &[Route], pools: &[Pool]) -> bool {
+    if servers_of(route, pools) > 1 {
+        return true;
+    }
+    let by_fields = |route: &Route| route.conditions.asks_for_fields();
+    let own = route.targets.first().map(|target| target.pool);
+    let others = routes.iter().filter(|other| other.affinity);
+    let elsewhere = |other: &Route| other.targets.iter().any(|t| Some(t.pool) != own);
+    others
+        .filter(|other| by_fields(route) || by_fields(other) || other.conditions.unknown_model)
+        .any(|other| elsewhere(other) && meets(&route.conditions, &other.conditions))
+}
+
+/// Whether both may take requests for one collection.
+fn meets(conditions: &Match, other: &Match) -> bool {
+    let of_other: Vec<_> = taken_by(other).collect();
+    taken_by(conditions).any(|path| of_other.contains(&path))
+}
+
 impl Config {
+    pub(crate) fn reaches_several(&self, route: &Route) -> bool {
+        reaches_several(route, &self.routes, &self.pools)
+    }
+
     /// Whether some route makes ids that lead back to one of several servers.
     pub(crate) fn makes_ids(&self) -> bool {
         self.routes.iter().any(|route| {
-            let several = servers_of(route, &self.pools) > 1;
-            route.affinity && several && taken_by(&route.conditions).next().is_some()
+            let makes = || taken_by(&route.conditions).next().is_some();
+            route.affinity && makes() && self.reaches_several(route)
         })
     }
 }

@@ -106,7 +106,8 @@ impl Proxy {
         if x.operation == Some(Operation::Realtime) && upload.length() == Some(0) {
             return self.route_realtime(session, x, &path);
         }
-        let mut lookup = find(session, Known::Length(upload.length()));
+        let lookup = find(session, Known::Length(upload.length()));
+        let mut lookup = gateway.led_back(&head::asked(session.req_header(), &path), lookup);
         let understand = self.must_understand(x);
         let fields = match lookup {
             Lookup::Found(route) => {

@@ -45,6 +45,14 @@ struct Told {
     body: Bytes,
 }
 
+/// Why there is no list.
+enum Refusal {
+    /// This is what servers say to it.
+    Told(Told),
+    /// None said anything.
+    Nobody,
+}
+
 /// How a server was asked, and what it said, if it did.
 struct Heard {
     asked: Option<Asked>,
@@ -106,41 +114,10 @@ pub(super) async fn serve(
     x.began_attempts(&edge.metrics);
     let time = asking.time_of_cursor(x, &wanted, &makers).await?;
     let mut merge = Merge::new(wanted, &makers, time);
-    let (mut listed, mut refused) = (false, None);
-    for round in 0.. {
-        let due = merge.go_on();
-        if due.is_empty() {
-            break;
-        }
-        for due in due.chunks(AT_ONCE) {
-            let questions = due.iter().map(|n| (makers[*n], merge.query(*n)));
-            let heard = asking.ask(x, questions.collect(), round == 0).await?;
-            for (n, heard) in due.iter().zip(heard) {
-                match heard.told {
-                    _ if round == ROUNDS => merge.fail(*n),
-                    Some(told) if told.status.is_success() => match merge.take(*n, &told.body) {
-                        true => listed = true,
-                        false => merge.fail(*n),
-                    },
-                    // it has no such lists at all
-                    Some(told) if matches!(told.status.as_u16(), 404 | 405 | 501) => {
-                        merge.has_none(*n);
-                        refused = refused.or(Some(told));
-                    }
-                    told => {
-                        merge.fail(*n);
-                        refused = told
-                            .filter(|told| told.status.is_client_error())
-                            .or(refused);
-                    }
-                }
-            }
-        }
-    }
-    if !listed {
+    if let Some(refused) = asking.read(x, &mut merge, &makers).await? {
         return Err(match refused {
-            Some(told) => reply::no_list(told.status, told.content_type, told.body),
-            None => reply::list_failed(&gateway.pool_names(route, x.home)),
+            Refusal::Told(told) => reply::no_list(told.status, told.content_type, told.body),
+            Refusal::Nobody => reply::list_failed(&gateway.pool_names(route, x.home)),
         }
         .into());
     }
@@ -217,6 +194,35 @@ impl Asking<'_> {
         }
     }
 
+    /// Reads the lists as far as the page needs, and says why there is none if nobody told one.
+    async fn read(
+        &mut self,
+        x: &mut Exchange,
+        merge: &mut Merge,
+        makers: &[Maker],
+    ) -> Result<Option<Refusal>, Stop> {
+        let (mut listed, mut refused) = (false, None);
+        for round in 0.. {
+            let due = merge.go_on();
+            if due.is_empty() {
+                break;
+            }
+            if round == ROUNDS {
+                due.iter().for_each(|n| merge.fail(*n));
+                continue;
+            }
+            for due in due.chunks(AT_ONCE) {
+                let questions = due.iter().map(|n| (makers[*n], merge.query(*n)));
+                let heard = self.ask(x, questions.collect(), round == 0).await?;
+                for (n, heard) in due.iter().zip(heard) {
+                    listed |= take(merge, *n, heard.told, &mut refused);
+                }
+            }
+        }
+        let refused = refused.map_or(Refusal::Nobody, Refusal::Told);
+        Ok((!listed).then_some(refused))
+    }
+
     /// Asks servers, each with a query of its own, all at once. `noted`: each is worth a word in the
     /// log, and not only those that fail.
     async fn ask(
@@ -254,6 +260,30 @@ impl Asking<'_> {
         }
         Ok(heard)
     }
+}
+
+/// Takes what a server said; says whether it was a list.
+fn take(merge: &mut Merge, n: usize, told: Option<Told>, refused: &mut Option<Told>) -> bool {
+    let Some(told) = told else {
+        merge.fail(n);
+        return false;
+    };
+    if told.status.is_success() {
+        let is_page = merge.take(n, &told.body);
+        if !is_page {
+            merge.fail(n);
+        }
+        return is_page;
+    }
+    match told.status.as_u16() {
+        // it has no such lists at all
+        404 | 405 | 501 => merge.has_none(n),
+        _ => merge.fail(n),
+    }
+    if told.status.is_client_error() {
+        refused.get_or_insert(told);
+    }
+    false
 }
 
 type Question<'a> = Pin<Box<dyn Future<Output = Heard> + Send + 'a>>;

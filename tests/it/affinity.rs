@@ -375,6 +375,57 @@ fn a_conversation_stays_with_its_server_whole_or_streamed() {
 }
 
 #[test]
+fn what_a_client_repeats_of_a_conversation_binds_it_to_nobody() {
+    let holders = [Holder::new("x"), Holder::new("y")];
+    let gateway = Gateway::start(&config(&holders, ""));
+    let item = || {
+        let answer = gateway.post("/v1/responses", r#"{"model":"m","input":"hi"}"#);
+        answer.json()["output"][0].clone()
+    };
+    // of two servers, and one from before a restart
+    let mut input = vec![item(), item(), item()];
+    input[2]["id"] = json!("msg_z_tl_AAAAAAAAAAAAAAAAAAAA");
+    let whole = json!({ "model": "m", "input": input }).to_string();
+    let answers = [(); 2].map(|()| by(&gateway.post("/v1/responses", &whole)));
+    assert_ne!(answers[0], answers[1], "they take turns");
+    for holder in &holders {
+        let seen = holder.server.seen().pop().unwrap();
+        assert!(!seen.text().contains("_tl_"), "{}", seen.text());
+        assert_eq!(seen.json()["input"][2]["id"], "msg_z");
+    }
+}
+
+#[test]
+fn an_object_is_found_whose_route_asks_for_a_model() {
+    let holders = [Holder::new("x"), Holder::new("y"), Holder::new("z")];
+    let pools: Vec<String> = (holders.iter().zip(["p", "q", "rest"]))
+        .map(|(h, name)| {
+            format!(
+                "{name}: {{ servers: ['{}'], health: false }}",
+                h.server.url()
+            )
+        })
+        .collect();
+    let routes = "routes: [{ match: { model: one }, pool: p }, { match: { model: two, path: '/v1/responses*' }, pool: q }, { match: { path: '/v1/*' }, pool: rest }]";
+    let gateway = Gateway::start(&format!("pools: {{ {} }}\n{routes}\n", pools.join(", ")));
+    for (model, maker) in [("one", "p"), ("two", "q"), ("three", "rest")] {
+        let made = gateway.post("/v1/responses", &format!(r#"{{"model":"{model}"}}"#));
+        assert!(by(&made).starts_with(maker), "{}", by(&made));
+        let path = format!("/v1/responses/{}", id(&made));
+        let found = gateway.get(&path);
+        assert_eq!((found.status, by(&found)), (200, by(&made)));
+        let cancelled = gateway.post(&format!("{path}/cancel"), "{}");
+        assert_eq!(by(&cancelled), by(&made));
+        let other = format!(
+            r#"{{"model":"three","previous_response_id":"{}"}}"#,
+            id(&made)
+        );
+        let next = gateway.post("/v1/responses", &other);
+        assert_eq!(next.status, if model == "three" { 200 } else { 404 });
+    }
+}
+
+#[test]
 fn a_call_is_found_by_its_location() {
     let holders = [Holder::new("x"), Holder::new("y"), Holder::new("z")];
     let gateway = Gateway::start(&config(&holders, ""));

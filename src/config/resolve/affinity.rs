@@ -1,6 +1,6 @@
 //! What ids are signed with.
 
-use super::super::affinity::{servers_of, taken_by};
+use super::super::affinity::{reaches_several, taken_by};
 use super::super::tree::at;
 use super::super::{Pool, Route, file};
 use super::Resolver;
@@ -41,7 +41,7 @@ impl Resolver<'_> {
     fn die_with_a_restart(&mut self, routes: &[Route], pools: &[Pool]) {
         let found = routes.iter().enumerate().find_map(|(n, route)| {
             let named = route.affinity && !route.conditions.paths.is_empty();
-            let several = servers_of(route, pools) > 1;
+            let several = reaches_several(route, routes, pools);
             // a pattern for everything names nothing
             let everything = route.conditions.paths.iter().any(|p| p.matches("/v1/x"));
             let mut taken = taken_by(&route.conditions);
