@@ -115,9 +115,8 @@ impl Gateway {
         self.table.find(&self.config.routes, head, known)
     }
 
-    /// The route of a request whose path names an object: if the one that was found does not reach
-    /// its maker, or none was, the first that does, whatever model it is for, as such requests name
-    /// none.
+    /// The route of a request whose path names an object. Such requests name no model: if the route
+    /// that was found does not reach the maker, or none was, one before it may that asks for a model.
     pub(crate) fn led_back(&self, head: &Head<'_>, found: Lookup) -> Lookup {
         let Some(maker) = self.affinity.maker_in(head.path) else {
             return found;

@@ -116,20 +116,23 @@ impl RouteTable {
         }
     }
 
-    /// The first of `routes` that takes the request but for the fields of its body, and `may` be
-    /// taken.
+    /// The first of `routes` that takes the request but for what it asks of the body, and `may` be
+    /// taken; none behind the first that asks for nothing, as that takes all the rest.
     pub(crate) fn find_without_fields(
         &self,
         routes: &[Route],
         head: &Head<'_>,
         may: &dyn Fn(usize) -> bool,
     ) -> Option<usize> {
-        let takes = |n: &usize| {
+        for n in self.candidates(head.path) {
             let known = Known::Length(Some(1));
-            let fit = fit(&routes[*n].conditions, head, known);
-            matches!(fit, Fit::Yes | Fit::NeedsFields) && may(*n)
-        };
-        self.candidates(head.path).find(takes)
+            match fit(&routes[n].conditions, head, known) {
+                Fit::Yes | Fit::NeedsFields if may(n) => return Some(n),
+                Fit::Yes => return None,
+                _ => {}
+            }
+        }
+        None
     }
 
     /// Whether a route names this path itself, or what begins with it, and not just a pattern that

@@ -174,7 +174,8 @@ pub(crate) fn makes_ids(path: &str) -> bool {
 
 /// Whether requests to a canonical path may hold ids in a JSON body.
 pub(crate) fn may_carry_ids(path: &str) -> bool {
-    collection_of(path).is_some() || path == "/v1/chat/completions"
+    let carriers = ["/v1/chat/completions", "/v1/images/edits"];
+    collection_of(path).is_some() || carriers.contains(&path)
 }
 
 /// Whether requests to a canonical path may hold ids in the fields of a form.

@@ -30,7 +30,8 @@ pub(super) enum Holds {
 
 pub(super) fn holds(key: &[u8]) -> Holds {
     match key {
-        b"metadata" | b"attributes" | b"parameters" | b"schema" | b"input_schema" => Holds::Opaque,
+        b"metadata" | b"attributes" | b"parameters" | b"schema" | b"input_schema"
+        | b"item_schema" | b"datasource_item" => Holds::Opaque,
         b"id" | b"training_file" | b"validation_file" | b"result_files" | b"conversation"
         | b"container" => Holds::Ids,
         // chosen by clients, or by models

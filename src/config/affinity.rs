@@ -1,6 +1,7 @@
 //! What lives on one server: the collections of the API whose objects only their maker knows.
 
-use super::{Config, Match, Pool, Route};
+use super::kind::Kind;
+use super::{Config, Match, Pool, PoolId, Route};
 
 /// A collection of objects.
 pub(crate) struct Collection {
@@ -69,10 +70,18 @@ pub(crate) fn collection_of(path: &str) -> Option<&'static Collection> {
     })
 }
 
-/// How many servers a route reaches.
-pub(crate) fn servers_of(route: &Route, pools: &[Pool]) -> usize {
-    let targets = route.targets.iter();
-    targets.map(|t| pools[t.pool.0].servers.len()).sum()
+/// Whether the servers of a pool may hold such objects. Those that only speak or hear do not, nor
+/// is there a word for them in Ollama's own API.
+pub(crate) fn may_hold(pool: &Pool) -> bool {
+    let none = [Kind::Kokoro, Kind::WhisperCpp, Kind::OllamaNative];
+    !pool.kind.is_some_and(|kind| none.contains(&kind))
+}
+
+/// How many servers a route reaches that may hold objects.
+fn servers_of(route: &Route, pools: &[Pool]) -> usize {
+    let pools = route.targets.iter().map(|target| &pools[target.pool.0]);
+    let holding = pools.filter(|pool| may_hold(pool));
+    holding.map(|pool| pool.servers.len()).sum()
 }
 
 /// The collections that a path of the conditions may be in.
@@ -91,17 +100,22 @@ pub(crate) fn taken_by(conditions: &Match) -> impl Iterator<Item = &'static str>
 
 /// Whether objects of a collection may be on several servers, as far as a route knows. Where the
 /// body decides between routes, requests that come without one may mean any of theirs.
-pub(crate) fn reaches_several(route: &Route, routes: &[Route], pools: &[Pool]) -> bool {
-    if servers_of(route, pools) > 1 {
+pub(crate) fn reaches_several(route: &Route, routes: &[Route], pools_of: &[Pool]) -> bool {
+    if servers_of(route, pools_of) > 1 {
         return true;
     }
     let by_fields = |route: &Route| route.conditions.asks_for_fields();
-    let own = route.targets.first().map(|target| target.pool);
+    let holding = |route: &Route| -> Vec<PoolId> {
+        let pools = route.targets.iter().map(|target| target.pool);
+        pools.filter(|pool| may_hold(&pools_of[pool.0])).collect()
+    };
+    let own = holding(route);
     let others = routes.iter().filter(|other| other.affinity);
-    let elsewhere = |other: &Route| other.targets.iter().any(|t| Some(t.pool) != own);
-    others
-        .filter(|other| by_fields(route) || by_fields(other) || other.conditions.unknown_model)
-        .any(|other| elsewhere(other) && meets(&route.conditions, &other.conditions))
+    let elsewhere = |other: &Route| holding(other).iter().any(|pool| !own.contains(pool));
+    !own.is_empty()
+        && others
+            .filter(|other| by_fields(route) || by_fields(other) || other.conditions.unknown_model)
+            .any(|other| elsewhere(other) && meets(&route.conditions, &other.conditions))
 }
 
 /// Whether both may take requests for one collection.

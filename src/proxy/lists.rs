@@ -23,8 +23,7 @@ use super::words::Words;
 use super::{Edge, Snapshot};
 use crate::affinity::Maker;
 use crate::affinity::list::{Merge, Unlisted, Wanted};
-use crate::config::affinity::List;
-use crate::config::kind::Dialect;
+use crate::config::affinity::{List, may_hold};
 use crate::gateway::Gateway;
 use crate::plan::{Attempt, Outcome, Step};
 use crate::reply;
@@ -67,8 +66,7 @@ pub(super) fn makers(gateway: &Gateway, route: usize, home: bool) -> Option<Vec<
     let makers: Vec<Maker> = targets
         .filter(|target| {
             let pool = gateway.pool(target.pool);
-            let speaks = pool.config.dialect() == Dialect::OpenAi;
-            speaks && reachable.iter().any(|other| Arc::ptr_eq(other, pool))
+            may_hold(&pool.config) && reachable.iter().any(|other| Arc::ptr_eq(other, pool))
         })
         .flat_map(|target| {
             let pool = target.pool;

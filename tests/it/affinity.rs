@@ -426,6 +426,26 @@ fn an_object_is_found_whose_route_asks_for_a_model() {
 }
 
 #[test]
+fn the_way_back_leads_around_no_route() {
+    let holders = [Holder::new("x"), Holder::new("y"), Holder::new("z")];
+    let servers: Vec<String> = holders.iter().map(|h| h.server.url()).collect();
+    let gateway = Gateway::start(&format!(
+        "pools: {{ home: {{ servers: ['{}', '{}'], health: false }}, cloud: {{ servers: ['{}'], health: false, zone: cloud }} }}\nroutes: [{{ match: {{ headers: {{ x-private: 'yes' }} }}, pool: home, zone: home }}, {{ pool: cloud, fallback: [home] }}]\n",
+        servers[0], servers[1], servers[2]
+    ));
+    let made = upload(&gateway);
+    assert_eq!(by(&made), "cloud/127.0.0.1");
+    let path = format!("/v1/files/{}", id(&made));
+    assert_eq!(gateway.get(&path).status, 200);
+    let private = gateway.send(&Request::get(&path).header("x-private", "yes"));
+    assert_eq!(
+        (private.status, private.code()),
+        (404, "id_not_found".to_owned())
+    );
+    assert_eq!(holders[2].server.count(), 2);
+}
+
+#[test]
 fn a_call_is_found_by_its_location() {
     let holders = [Holder::new("x"), Holder::new("y"), Holder::new("z")];
     let gateway = Gateway::start(&config(&holders, ""));
@@ -841,6 +861,13 @@ fn a_secret_that_is_short_or_missing_is_told() {
             .replace("${TL_AFFINITY_OF_A_TEST}", "a-secret-of-more-than-one"),
     );
     assert!(good && !said.contains("lead nowhere"), "{said}");
+    let speaks = config(&holders, "").replace("health:", "kind: kokoro, health:");
+    assert!(!Gateway::start(&speaks).stderr().contains("lead nowhere"));
+    assert!(
+        Gateway::start(&config(&holders, ""))
+            .stderr()
+            .contains("lead nowhere")
+    );
     let (good, said) = check(&config(&holders, ""));
     assert!(good && !said.contains("lead nowhere"), "{said}");
 }
