@@ -173,6 +173,7 @@ fn effective(config: &Config) -> Value {
         ),
         ("unknown_model", rest.into()),
         ("cache", kept(&config.cache)),
+        ("affinity", affinity(config)),
         (
             "limits",
             json!({
@@ -352,6 +353,12 @@ fn kept(cache: &Cache) -> Value {
     ])
 }
 
+fn affinity(config: &Config) -> Value {
+    let secret = config.affinity_secret.as_ref();
+    // long enough to be read back
+    object(vec![("secret", secret.map(|_| "[redacted secret]").into())])
+}
+
 fn cache(cache: &RouteCache) -> Value {
     json!({
         "ttl": span(Some(cache.ttl)),
@@ -489,5 +496,6 @@ fn route(config: &Config, route: &Route) -> Value {
         ("zone", json!(route.zone)),
         ("hedge", route.hedge.as_ref().map_or(Value::Null, hedge)),
         ("cache", route.cache.as_ref().map_or(Value::Null, cache)),
+        ("affinity", (!route.affinity).then_some(false).into()),
     ])
 }

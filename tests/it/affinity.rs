@@ -446,6 +446,70 @@ fn the_way_back_leads_around_no_route() {
 }
 
 #[test]
+fn forms_and_cursors_below_an_object_follow_it_too() {
+    let holders = [Holder::new("x"), Holder::new("y"), Holder::new("z")];
+    let gateway = Gateway::start(&config(&holders, ""));
+    for _ in 0..3 {
+        let store = gateway.post("/v1/vector_stores", "{}");
+        let (store, maker) = (id(&store), by(&store));
+        let event = id(&gateway.get(&format!("/v1/vector_stores/{store}")));
+        let page = gateway.get(&format!(
+            "/v1/vector_stores/{store}/files?limit=2&after={event}&x={event}y"
+        ));
+        assert_eq!((page.status, by(&page)), (200, maker.clone()));
+        let holder = holders
+            .iter()
+            .find(|h| maker.ends_with(h.store.lock().unwrap().name))
+            .unwrap();
+        let own = raw(&store);
+        let last = holder.targets().pop().unwrap();
+        assert_eq!(
+            last,
+            format!("GET /v1/vector_stores/{own}/files?limit=2&after={own}&x={event}y")
+        );
+        let (content_type, body) = form(&[("file_id", &store), ("purpose", "x")], b"_tl_", true);
+        let (_, expected) = form(&[("file_id", own), ("purpose", "x")], b"_tl_", true);
+        let request = Request::new("POST", &format!("/v1/vector_stores/{store}/files"));
+        let added = gateway.send(
+            &request
+                .header("content-type", &content_type)
+                .body(body)
+                .chunked(7),
+        );
+        assert_eq!(by(&added), maker);
+        assert_eq!(holder.server.seen().pop().unwrap().body, expected);
+    }
+}
+
+#[test]
+fn answers_that_are_packed_all_the_same_are_passed_on() {
+    let boxes = [(); 2].map(|()| {
+        Server::fake(|seen, wire| {
+            assert_eq!(seen.header("accept-encoding"), Some("identity"));
+            let headers = [
+                ("content-type", "application/json"),
+                ("content-encoding", "x"),
+            ];
+            wire.answer(200, &headers, r#"{"id":"file-1"}"#);
+            true
+        })
+    });
+    let gateway = Gateway::start(&format!(
+        "pools: {{ a: {{ servers: ['{}', '{}'], health: false }} }}\nroutes: [{{ pool: a }}]\n",
+        boxes[0].url(),
+        boxes[1].url()
+    ));
+    let request = Request::get("/v1/files/file-1").header("accept-encoding", "gzip, br");
+    let answer = gateway.send(&request);
+    assert_eq!(answer.text(), r#"{"id":"file-1"}"#);
+    let listed = gateway.send(&Request::get("/v1/files").header("accept-encoding", "gzip"));
+    assert_eq!(
+        (listed.status, listed.code()),
+        (502, "upstream_invalid".to_owned())
+    );
+}
+
+#[test]
 fn a_call_is_found_by_its_location() {
     let holders = [Holder::new("x"), Holder::new("y"), Holder::new("z")];
     let gateway = Gateway::start(&config(&holders, ""));
@@ -848,6 +912,18 @@ fn a_secret_that_is_short_or_missing_is_told() {
     let (good, said) = check(&config(&holders, "affinity: { secret: short }\n"));
     assert!(!good && said.contains("at least 16 characters"), "{said}");
     assert!(!said.contains("short }"), "{said}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trunkline.yaml");
+    std::fs::write(&path, config(&holders, SECRET)).unwrap();
+    let mut show = Command::new(crate::support::gateway::BINARY);
+    let shown = show
+        .args(["config", "show", "--config"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("secret: '[redacted secret]'"), "{shown}");
+    assert!(!shown.contains("a-secret-of"), "{shown}");
     let named = |more: &str| {
         config(&holders, more).replace("pool: a }", "match: { path: '/v1/files*' }, pool: a }")
     };
