@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use crate::affinity::Affinity;
 use crate::cache::Cache;
 use crate::cache::key::RouteKey;
 use crate::catalogue::Catalogue;
@@ -51,6 +52,8 @@ pub(crate) struct Gateway {
     pub(crate) state: Option<Arc<State>>,
     /// `None` if no route has a memory.
     pub(crate) sessions: Option<Arc<Sessions>>,
+    /// Whose ids are whose.
+    affinity: ArcSwap<Affinity>,
 }
 
 impl Gateway {
@@ -109,13 +112,48 @@ impl Gateway {
                 .iter()
                 .map(|route| route.cache.map(|_| RouteKey::new(&config, route)))
                 .collect(),
+            affinity: {
+                let before = old.map(|old| old.affinity.load_full());
+                ArcSwap::from_pointee(Affinity::new(&config, before.as_deref()))
+            },
             pools,
             config,
         }
     }
 
+    /// Goes on with the ids of a program before, or with those of other edges.
+    pub(crate) fn take_over_ids(&self, before: &Affinity) {
+        let affinity = Affinity::new(&self.config, Some(before));
+        self.affinity.store(Arc::new(affinity));
+    }
+
+    /// Whose ids are whose.
+    pub(crate) fn affinity(&self) -> arc_swap::Guard<Arc<Affinity>> {
+        self.affinity.load()
+    }
+
     pub(crate) fn find(&self, head: &Head<'_>, known: Known<'_>) -> Lookup {
         self.table.find(&self.config.routes, head, known)
+    }
+
+    /// The route of a request whose path names an object. Such requests name no model: if the route
+    /// that was found does not reach the maker, or none was, one before it may that asks for a model.
+    pub(crate) fn led_back(&self, head: &Head<'_>, found: Lookup) -> Lookup {
+        let Some(maker) = self.affinity().maker_in(head.path) else {
+            return found;
+        };
+        let reaches = |n: usize| {
+            let route = &self.config.routes[n];
+            route.affinity && route.targets.iter().any(|t| t.pool == maker.pool)
+        };
+        if let Lookup::Found(n) = found
+            && reaches(n)
+        {
+            return found;
+        }
+        let routes = &self.config.routes;
+        let other = self.table.find_without_fields(routes, head, &reaches);
+        other.map_or(found, Lookup::Found)
     }
 
     pub(crate) fn budget(&self, route: usize) -> Option<&Budget> {

@@ -9,6 +9,7 @@
 //! | understand | `inspect` | model, voice and other fields, if some route asks for them | body can't be read |
 //! | route | `route` | the first written route that matches | none does |
 //! | agree | `state`, `proxy::taken` | where edges share their limits: what was taken here is taken of all | limit reached by all together |
+//! | lead back | `affinity`, `proxy::bound` | ids that name something on one server say which, and pin the request to it | forged, or its maker is gone |
 //! | remember | `cache`, `proxy::cached` | where the route keeps answers: is there one, or one on its way | it is there |
 //! | recall | `session`, `proxy::memory` | where the route has a memory: what was said before in this session | its name is too long |
 //! | plan | `plan`, `pool` | which server is next: pools in order, servers in turn, backups last | nobody available |
@@ -43,6 +44,7 @@
 
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod cache;
 mod catalogue;
 mod cli;

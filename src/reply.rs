@@ -33,12 +33,14 @@ pub(crate) const CODES: &[&str] = &[
     "healthy",
     "models",
     "voices",
+    "list",
     "preflight",
     "invalid_json",
     "invalid_multipart",
     "invalid_request",
     "no_route",
     "model_not_found",
+    "id_not_found",
     "body_too_large",
     "request_timeout",
     "invalid_api_key",
@@ -128,6 +130,30 @@ pub(crate) fn model_not_found(model: Option<&str>) -> Reply {
         &message,
         Some("model"),
     )
+}
+
+/// An id was made up, or comes from somewhere else.
+pub(crate) fn id_not_found() -> Reply {
+    let message = "No object has this id here: it was not handed out by this proxy, or by one with the same `affinity` secret.";
+    final_word(error(StatusCode::NOT_FOUND, "id_not_found", message, None))
+}
+
+/// What it names lives on a server that is not asked here.
+pub(crate) fn maker_not_here() -> Reply {
+    let message = "The server that made this id is not among those that this request can go to, and no other one knows it.";
+    final_word(error(StatusCode::NOT_FOUND, "id_not_found", message, None))
+}
+
+pub(crate) fn several_makers() -> Reply {
+    let message = "The ids in this request were made by different servers, and none of these knows them all. Upload what belongs together in one go, or refer to one of them at a time.";
+    final_word(invalid_request(message))
+}
+
+/// The list does not go on behind an object that is not there.
+pub(crate) fn cursor_not_found() -> Reply {
+    let message = "The object that `after` names is not there any more; begin the list anew.";
+    let status = StatusCode::NOT_FOUND;
+    final_word(error(status, "id_not_found", message, Some("after")))
 }
 
 /// `limit` in bytes.
@@ -340,6 +366,44 @@ pub(crate) fn no_server_available(pools: &str, back_in: Duration) -> Reply {
         format!("No server is available: every server of {pools} is down, ejected or drained.");
     let reply = unavailable(&message);
     final_word(come_back(reply, back_in))
+}
+
+/// `server` is the only one that knows an id.
+pub(crate) fn maker_is_down(server: &str) -> Reply {
+    let message = format!(
+        "`{server}`, the server that made this id, is not available, and no other one knows it."
+    );
+    try_again(unavailable(&message), Duration::from_secs(1))
+}
+
+/// No server told its list.
+pub(crate) fn list_failed(pools: &str) -> Reply {
+    let message = format!("No server of {pools} told its list.");
+    error(StatusCode::BAD_GATEWAY, "upstream_invalid", &message, None)
+}
+
+/// A list of several servers. `missing`: those that did not answer.
+pub(crate) fn list(body: Bytes, missing: &str) -> Reply {
+    let mut reply = plain(StatusCode::OK, "list", "application/json", String::new());
+    reply.body = body;
+    if let Ok(missing) = HeaderValue::from_str(missing)
+        && !missing.is_empty()
+    {
+        let name = HeaderName::from_static("x-partial");
+        reply.headers.push((name, missing));
+    }
+    reply
+}
+
+/// What a server said instead of a list.
+pub(crate) fn no_list(status: StatusCode, content_type: Option<HeaderValue>, body: Bytes) -> Reply {
+    let mut reply = plain(status, "list", "application/json", String::new());
+    reply.body = body;
+    if let Some(content_type) = content_type {
+        reply.headers[0].1 = content_type;
+    }
+    reply.is_error = true;
+    reply
 }
 
 /// The pools that could serve this request are not at home, and it must stay there.

@@ -116,6 +116,25 @@ impl RouteTable {
         }
     }
 
+    /// The first of `routes` that takes the request but for what it asks of the body, and `may` be
+    /// taken; none behind the first that asks for nothing, as that takes all the rest.
+    pub(crate) fn find_without_fields(
+        &self,
+        routes: &[Route],
+        head: &Head<'_>,
+        may: &dyn Fn(usize) -> bool,
+    ) -> Option<usize> {
+        for n in self.candidates(head.path) {
+            let known = Known::Length(Some(1));
+            match fit(&routes[n].conditions, head, known) {
+                Fit::Yes | Fit::NeedsFields if may(n) => return Some(n),
+                Fit::Yes => return None,
+                _ => {}
+            }
+        }
+        None
+    }
+
     /// Whether a route names this path itself, or what begins with it, and not just a pattern that
     /// it happens to fit.
     pub(crate) fn names(&self, path: &str) -> bool {

@@ -115,7 +115,7 @@ impl Conductor<'_> {
     fn upgrade(&mut self, by: &str) -> Result<String, String> {
         log::info!("an upgrade begins (asked for by {by})");
         let running = self.reload.running;
-        let drained = running.edge.snapshot().gateway.drained(Instant::now());
+        let snapshot = running.edge.snapshot();
         let sockets = lock(&running.listeners).for_another();
         let config = self.reload.file.as_deref();
         // it waits, for a process and not for a future
@@ -123,7 +123,7 @@ impl Conductor<'_> {
             let sockets = sockets.map_err(|e| format!("the sockets cannot be handed over: {e}"))?;
             let mut told_to_stop = || self.signals.told_to_stop();
             self.program
-                .take_over(config, sockets, &drained, &mut told_to_stop)
+                .take_over(config, sockets, &snapshot.gateway, &mut told_to_stop)
         });
         match taken {
             Ok(process) => {

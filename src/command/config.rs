@@ -195,6 +195,7 @@ fn effective(config: &Config) -> Value {
         ),
         ("unknown_model", rest.into()),
         ("cache", kept(&config.cache)),
+        ("affinity", affinity(config)),
         (
             "state",
             config.state.as_ref().map(state).unwrap_or_default(),
@@ -394,6 +395,12 @@ fn kept(cache: &Cache) -> Value {
     ])
 }
 
+fn affinity(config: &Config) -> Value {
+    let secret = config.affinity_secret.as_ref();
+    // long enough to be read back
+    object(vec![("secret", secret.map(|_| "[redacted secret]").into())])
+}
+
 fn cache(cache: &RouteCache) -> Value {
     json!({
         "ttl": span(Some(cache.ttl)),
@@ -563,5 +570,6 @@ fn route(config: &Config, route: &Route) -> Value {
         ("hedge", route.hedge.as_ref().map_or(Value::Null, hedge)),
         ("cache", route.cache.as_ref().map_or(Value::Null, cache)),
         ("memory", route.memory.as_ref().map_or(Value::Null, memory)),
+        ("affinity", (!route.affinity).then_some(false).into()),
     ])
 }

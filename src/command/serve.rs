@@ -352,6 +352,14 @@ async fn start(
     };
     let watch = |pool: &config::Pool, n: usize| watcher.watch(pool, n);
     let gateway = Gateway::build(config, None, &metrics, Instant::now(), &watch);
+    if let Some(before) = upgrade::ids_before() {
+        gateway.take_over_ids(&before);
+    }
+    if gateway.state.is_none() && gateway.affinity().dies_with_the_program() {
+        log::info!(
+            "ids of files, batches, responses and the like lead nowhere after a restart, as `affinity` has no secret"
+        );
+    }
     probe::start(&gateway, None, &metrics).await;
     jwks::start(&gateway, &connector, &metrics).await;
     metrics.configured();

@@ -18,13 +18,17 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt, FdMapping};
 use listenfd::ListenFd;
 
+use crate::affinity::Affinity;
 use crate::cli::OK;
+use crate::gateway::Gateway;
 use crate::proxy::listen::Socket;
 
 /// What the sockets handed over were asked for by, in their order: port 0 is not the port it became.
 const SOCKETS: &str = "TRUNKLINE_SOCKETS";
 /// Servers drained by hand, and for how many more seconds.
 const DRAINED: &str = "TRUNKLINE_DRAINED";
+/// What ids are signed with, where the configuration does not say.
+const AFFINITY: &str = "TRUNKLINE_AFFINITY";
 /// Where to say that the program serves: a name of an abstract socket.
 pub(crate) const READY: &str = "TRUNKLINE_READY";
 
@@ -92,6 +96,11 @@ pub(super) fn drained_before() -> Vec<(String, Option<Duration>)> {
     text.split(',').filter_map(one).collect()
 }
 
+/// What is known of ids that the program before handed out.
+pub(super) fn ids_before() -> Option<Affinity> {
+    Affinity::of_before(&std::env::var(AFFINITY).ok()?)
+}
+
 fn written(drained: &[(String, Option<Duration>)]) -> String {
     let one = |(server, left): &(String, Option<Duration>)| {
         let seconds = left.map(|left| left.as_secs().max(1).to_string());
@@ -133,7 +142,7 @@ impl Program {
         &self,
         config: Option<&Path>,
         sockets: Vec<(SocketAddr, OwnedFd)>,
-        drained: &[(String, Option<Duration>)],
+        gateway: &Gateway,
         told_to_stop: &mut dyn FnMut() -> bool,
     ) -> Result<u32, String> {
         if std::process::id() == 1 {
@@ -158,9 +167,12 @@ impl Program {
             .env("LISTEN_FDS", addresses.len().to_string())
             .env_remove("LISTEN_PID")
             .env_remove("WATCHDOG_PID")
-            .env(DRAINED, written(drained))
+            .env(DRAINED, written(&gateway.drained(Instant::now())))
             .env(READY, &waiting.name)
             .stdin(Stdio::null());
+        // to be read by this user and the administrator, as is the memory that it is in now
+        command.env_remove(AFFINITY);
+        command.envs(gateway.affinity().to_hand_over().map(|key| (AFFINITY, key)));
         command
             .fd_mappings(handed.collect())
             .map_err(|e| format!("the sockets cannot be handed over: {e}"))?;

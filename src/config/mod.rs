@@ -4,6 +4,7 @@
 //! Nothing here is an `Option` that means "not decided yet".
 
 mod admin;
+pub(crate) mod affinity;
 mod certificate;
 mod conditions;
 pub(crate) mod file;
@@ -67,6 +68,8 @@ pub(crate) struct Config {
     /// What several edges share; `None` for one that is alone.
     pub(crate) state: Option<State>,
     pub(crate) sessions: Sessions,
+    /// What ids are signed with; `None` for a random secret.
+    pub(crate) affinity_secret: Option<Secret>,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) shutdown: Shutdown,
@@ -256,6 +259,8 @@ pub(crate) struct Route {
     pub(crate) hedge: Option<Hedge>,
     pub(crate) cache: Option<RouteCache>,
     pub(crate) memory: Option<Memory>,
+    /// Ids lead back to the server that made them, if there are several.
+    pub(crate) affinity: bool,
 }
 
 /// What is remembered of the chats of a route.
@@ -312,6 +317,7 @@ impl Route {
             hedge: None,
             cache: None,
             memory: None,
+            affinity: true,
         }
     }
 }
@@ -514,7 +520,7 @@ pub(crate) fn without_secrets(text: &str) -> String {
         Some(tree) => tree.secrets().into_iter().for_each(mask),
         // what is not YAML has no values; then everything behind the word goes
         None => {
-            let words = ["api_key", "token", "key:"];
+            let words = ["api_key", "token", "key:", "secret"];
             let found = words.iter().flat_map(|word| text.match_indices(word));
             for (at, word) in found.collect::<Vec<_>>() {
                 let start = at + word.len();

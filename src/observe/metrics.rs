@@ -116,17 +116,14 @@ pub(crate) struct Metrics {
     listings: IntCounterVec,
     hedges: IntCounterVec,
     pub(crate) mirrored: IntCounterVec,
-    state: StateMetrics,
+    state: StateFamilies,
     pub(crate) mirrors_in_flight: IntGauge,
     budget_left: IntGaugeVec,
     voice_mappings: IntCounterVec,
     cache_requests: IntCounterVec,
     cache_bytes: IntGaugeVec,
     cache_evictions: IntCounterVec,
-    sessions: IntGaugeVec,
-    session_bytes: IntGaugeVec,
-    session_evictions: IntCounterVec,
-    session_dropped: IntCounterVec,
+    sessions: SessionFamilies,
     audio_seconds: prometheus::CounterVec,
     real_time_factor: HistogramVec,
     checks: IntCounterVec,
@@ -307,6 +304,53 @@ impl Maker<'_> {
     }
 }
 
+/// Families without labels: what is not configured is not told, not even as 0.
+struct StateFamilies {
+    up: IntGaugeVec,
+    edges: IntGaugeVec,
+    failures: IntCounterVec,
+}
+
+struct SessionFamilies {
+    sessions: IntGaugeVec,
+    bytes: IntGaugeVec,
+    evicted: IntCounterVec,
+    dropped: IntCounterVec,
+}
+
+const ALONE: &[&str] = &[];
+
+impl Maker<'_> {
+    fn state(&self) -> StateFamilies {
+        StateFamilies {
+            up: self.gauge(
+                "state_up",
+                "Whether the server answers that edges share their state by.",
+                ALONE,
+            ),
+            edges: self.gauge(
+                "state_edges",
+                "Edges that share their state with this one, itself included.",
+                ALONE,
+            ),
+            failures: self.counter(
+                "state_failures_total",
+                "Questions to that server that failed, by what was asked.",
+                &["asked"],
+            ),
+        }
+    }
+
+    fn sessions(&self) -> SessionFamilies {
+        SessionFamilies {
+            sessions: self.gauge("sessions", "Sessions whose messages are remembered.", ALONE),
+            bytes: self.gauge("session_bytes", "Bytes that remembered messages take.", ALONE),
+            evicted: self.counter("session_evictions_total", "Remembered sessions that made room for others.", ALONE),
+            dropped: self.counter("session_messages_dropped_total", "Messages that were not remembered any longer, as their session had grown beyond its bounds.", ALONE),
+        }
+    }
+}
+
 impl Metrics {
     /// `codes` are those of local replies.
     pub(crate) fn new(codes: &[&str]) -> Self {
@@ -370,23 +414,16 @@ impl Metrics {
             listings: make.counter("server_lists_total", "Questions to servers for their models and voices, by result.", &["pool", "server", "result"]),
             server_drained: make.gauge("server_drained", "Whether a server is drained by hand: it gets no new requests.", &["pool", "server"]),
             server_warming: make.gauge("server_warming", "Addresses of a server that load their model now.", &["pool", "server"]),
-            state: StateMetrics {
-                up: make.gauge("state_up", "Whether the server answers that edges share their state by; 0 as well if there is none.", &[]).with_label_values::<&str>(&[]),
-                edges: make.gauge("state_edges", "Edges that share their state with this one, itself included.", &[]).with_label_values::<&str>(&[]),
-                failures: make.counter("state_failures_total", "Questions to that server that failed, by what was asked.", &["asked"]),
-            },
+            state: make.state(),
             mirrored: make.counter("mirrored_total", "Copies of requests, by what became of them: the class of the answer's status, failed, or skipped where there was no room.", &["route", "pool", "result"]),
-            mirrors_in_flight: make.gauge("mirrors_in_flight", "Copies of requests that are being answered.", &[]).with_label_values::<&str>(&[]),
+            mirrors_in_flight: make.gauge("mirrors_in_flight", "Copies of requests that are being answered.", ALONE).with_label_values(ALONE),
             hedges: make.counter("hedges_total", "Second attempts beside one that took long, and those whose answer came first.", &["route", "result"]),
             budget_left: make.gauge("retry_budget_left", "Retries that a route's budget has left now.", &["route"]),
             voice_mappings: make.counter("voice_mappings_total", "Requests that were sent with another voice than they asked for, by the voice they got.", &["pool", "voice"]),
             cache_requests: make.counter("cache_requests_total", "Requests on routes that keep answers: hit, miss, coalesced (somebody was asking the same already) and bypass (not to be kept).", &["route", "result"]),
             cache_bytes: make.gauge("cache_bytes", "Bytes that kept answers take.", &["tier"]),
             cache_evictions: make.counter("cache_evictions_total", "Kept answers that made room for others.", &["tier"]),
-            sessions: make.gauge("sessions", "Sessions whose messages are remembered.", &[]),
-            session_bytes: make.gauge("session_bytes", "Bytes that remembered messages take.", &[]),
-            session_evictions: make.counter("session_evictions_total", "Remembered sessions that made room for others.", &[]),
-            session_dropped: make.counter("session_messages_dropped_total", "Messages that were not remembered any longer, as their session had grown beyond its bounds.", &[]),
+            sessions: make.sessions(),
             audio_seconds: make.register(prometheus::CounterVec::new(Opts::new("trunkline_audio_seconds_total", "Seconds of audio transcribed (in) and spoken (out), where its header tells."), &["route", "direction"])),
             real_time_factor: make.histogram("real_time_factor", "Duration of a request for each second of its audio: below 1 is faster than it plays.", &["route", "operation"], RTF),
             checks: make.counter("health_checks_total", "Health probes by result.", &["pool", "server", "result"]),
@@ -552,17 +589,26 @@ impl Metrics {
 
     /// What is counted of the state that edges share.
     pub(crate) fn state(&self) -> StateMetrics {
-        self.state.clone()
+        let StateFamilies {
+            up,
+            edges,
+            failures,
+        } = &self.state;
+        StateMetrics {
+            up: up.with_label_values(ALONE),
+            edges: edges.with_label_values(ALONE),
+            failures: failures.clone(),
+        }
     }
 
     /// What is counted of sessions.
     pub(crate) fn sessions(&self) -> session::Counts {
-        let none: &[&str] = &[];
+        let of = &self.sessions;
         session::Counts {
-            sessions: self.sessions.with_label_values(none),
-            bytes: self.session_bytes.with_label_values(none),
-            evicted: self.session_evictions.with_label_values(none),
-            dropped: self.session_dropped.with_label_values(none),
+            sessions: of.sessions.with_label_values(ALONE),
+            bytes: of.bytes.with_label_values(ALONE),
+            evicted: of.evicted.with_label_values(ALONE),
+            dropped: of.dropped.with_label_values(ALONE),
         }
     }
 
@@ -581,6 +627,7 @@ impl Metrics {
             cache: crate::config::Cache::default(),
             state: None,
             sessions: crate::config::Sessions::default(),
+            affinity_secret: None,
             limits: crate::config::Limits::default(),
             log: crate::config::Log::default(),
             shutdown: crate::config::Shutdown::default(),

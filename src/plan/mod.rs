@@ -14,7 +14,7 @@ pub(crate) use budget::Budget;
 pub(crate) use verdict::{Outcome, Phase, Verdict, judge};
 
 use crate::config::kind::{Loading, Warming};
-use crate::config::{Auth, Balance, Cost, HashBy, Route, Server, Zone};
+use crate::config::{Auth, Balance, Cost, HashBy, PoolId, Route, Server, Zone};
 use crate::pool::{Lease, Member, Pick, Pool, Wanted};
 
 /// Longest pause between two retries, in times of `retry.backoff`.
@@ -40,6 +40,8 @@ pub(crate) struct Terrain<'a> {
     pub(crate) wording: &'a dyn Fn(usize) -> Wording,
     /// The model that a target is asked for.
     pub(crate) model: &'a dyn Fn(usize) -> Option<String>,
+    /// The only server that can be asked: pool and index.
+    pub(crate) pinned: Option<(PoolId, usize)>,
     pub(crate) now: Instant,
 }
 
@@ -120,6 +122,8 @@ pub(crate) enum Refusal {
     Wordless,
     /// As much as may be was asked of it.
     Limited,
+    /// It does not have the only server that can be asked.
+    Elsewhere,
 }
 
 /// The order in which the servers of a route are tried for one request.
@@ -289,6 +293,7 @@ impl Plan {
             },
             model: model.as_deref(),
             desperate: self.desperate,
+            only: on.pinned.map(|(_, server)| server),
         })
     }
 
@@ -297,7 +302,7 @@ impl Plan {
         let again = std::mem::take(&mut self.again);
         let target = self.target();
         let step = match self.last {
-            None if self.step == 0 => Step::First,
+            None if self.step == 0 || on.pinned.is_some() => Step::First,
             // the pools before had nobody to ask; that too is a fallback, but no second try
             None => Step::Fallback { from: self.first },
             Some(last) if last == target => Step::Retry,
@@ -326,6 +331,9 @@ impl Plan {
     /// A server to ask beside the one that is being asked, if the budget has one left: of the same
     /// pool, else of the next. `paid`: one that costs money will do.
     pub(crate) fn second(&mut self, on: &Terrain<'_>, paid: bool) -> Option<Attempt> {
+        if on.pinned.is_some() {
+            return None;
+        }
         for target in self.targets_from(self.step, on.route) {
             let pool = &on.pools[on.route.targets[target].pool.0];
             let costs = pool.config.cost == Cost::Paid && !paid;
@@ -357,6 +365,7 @@ impl Plan {
     pub(crate) fn pass(&mut self, why: Refusal) {
         // a queue says more about what could be done than what the file rules out
         let says = |why: Refusal| match why {
+            Refusal::Elsewhere => 0,
             Refusal::Zone => 1,
             Refusal::TooLarge | Refusal::Wordless => 2,
             Refusal::Limited | Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Warming => 3,
@@ -459,7 +468,11 @@ fn at(step: usize, first: usize) -> usize {
 
 /// Why a request may not go to a target at all.
 fn bars(target: usize, on: &Terrain<'_>) -> Option<Refusal> {
-    let pool = &on.pools[on.route.targets[target].pool.0].config;
+    let id = on.route.targets[target].pool;
+    if on.pinned.is_some_and(|(pool, _)| pool != id) {
+        return Some(Refusal::Elsewhere);
+    }
+    let pool = &on.pools[id.0].config;
     if (on.wording)(target) == Wording::Impossible {
         return Some(Refusal::Wordless);
     }

@@ -19,6 +19,7 @@ fn terrain<'a>(
         hash: &|_| 0,
         wording: &|_| Wording::Ready,
         model: &|_| None,
+        pinned: None,
         now,
     }
 }
@@ -121,6 +122,32 @@ fn attempts_bound_each_pool_and_not_the_way_to_the_next() {
         )),
         ["a/x First", "b/x Fallback { from: 0 }"]
     );
+}
+
+#[test]
+fn who_is_bound_to_a_server_goes_there_and_nowhere_else() {
+    let text = format!("{POOLS}\nroutes: [{{ pool: a, fallback: [b] }}]");
+    let (config, _) = config::read(&text, std::path::Path::new("."), &|_| None);
+    let config = config.unwrap();
+    let now = Instant::now();
+    let pools = pools_of(&config, now);
+    for (pool, server, name) in [(0, 1, "a/y"), (0, 2, "a/z"), (1, 0, "b/x")] {
+        let mut on = terrain(&config.routes[0], &pools, None, now);
+        on.pinned = Some((PoolId(pool), server));
+        let mut plan = Plan::beginning_with(0);
+        let Ok(attempt) = ask(&mut plan, &on) else {
+            panic!("nobody is asked");
+        };
+        let asked = &pools[config.routes[0].targets[attempt.target].pool.0];
+        let asked = format!(
+            "{}/{}",
+            asked.config.name,
+            asked.server(&attempt.lease).name
+        );
+        assert_eq!((asked.as_str(), attempt.step), (name, Step::First));
+        assert!(!plan.could_go_on(&on) && plan.second(&on, true).is_none());
+        assert!(plan.next(&on).is_err());
+    }
 }
 
 #[test]

@@ -196,13 +196,28 @@ impl Member {
             let claimed = state.trial.compare_exchange(0, trial, Relaxed, Relaxed);
             claimed.ok()?;
         }
-        let taken = state.in_flight.fetch_update(Relaxed, Relaxed, |taken| {
-            (taken < self.slots).then_some(taken + 1)
-        });
-        if taken.is_err() {
+        let taken = self.take_slot();
+        if !taken {
             state.end_trial(trial);
         }
-        taken.is_ok().then_some(trial)
+        taken.then_some(trial)
+    }
+
+    /// The same for what nobody else can be asked: it is no trial.
+    pub(super) fn acquire_untried(&self) -> Option<u64> {
+        self.take_slot().then_some(0)
+    }
+
+    /// Counts a request that needs no slot.
+    pub(super) fn acquire_aside(&self) {
+        self.state.in_flight.fetch_add(1, Relaxed);
+    }
+
+    fn take_slot(&self) -> bool {
+        let taken = (self.state.in_flight).fetch_update(Relaxed, Relaxed, |taken| {
+            (taken < self.slots).then_some(taken + 1)
+        });
+        taken.is_ok()
     }
 
     /// Whether it has a model in memory; `None` if it does not tell.

@@ -126,6 +126,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) model: Option<&'a str>,
     /// Nobody else is left: those that asked to be spared for a while are asked too.
     pub(crate) desperate: bool,
+    /// The only server that will do, by its index, in whatever state it is.
+    pub(crate) only: Option<usize>,
 }
 
 /// What a pool has for a request.
@@ -313,7 +315,10 @@ impl Pool {
             match roster.choose(&self.config.balance, &self.turn, wanted, now) {
                 roster::Choice::Member(n) => {
                     let member = &roster.members[n];
-                    if let Some(trial) = member.acquire() {
+                    let slot = member.acquire();
+                    // a trial is for those who can go elsewhere
+                    let slot = slot.or_else(|| wanted.only.and(member.acquire_untried()));
+                    if let Some(trial) = slot {
                         let pool = self.has_slots.then(|| self.clone());
                         return Pick::Server(Lease::new(member.clone(), trial, pool));
                     }
@@ -373,9 +378,22 @@ impl Pool {
     pub(crate) fn is_worth_waiting(&self, wanted: &Wanted<'_>, now: Instant) -> bool {
         let now = self.clock(now);
         let roster = self.roster.load();
-        roster.members.iter().any(|member| {
-            roster::allows(wanted, member) && member.may_be_asked(now, wanted.desperate)
-        })
+        roster
+            .members
+            .iter()
+            .any(|member| roster::allows(wanted, member) && roster::is_askable(wanted, member, now))
+    }
+
+    /// A server for a question that is no work, if it may be asked now: it takes no slot from
+    /// anybody.
+    pub(crate) fn aside(self: &Arc<Self>, server: usize, now: Instant) -> Option<Lease> {
+        let at = self.clock(now);
+        let roster = self.roster.load();
+        let mut own = roster.members.iter().filter(|m| m.server == server);
+        let member = own.find(|member| member.may_be_asked(at, true))?;
+        member.acquire_aside();
+        let pool = self.has_slots.then(|| self.clone());
+        Some(Lease::new(member.clone(), 0, pool))
     }
 
     /// Hands free slots to those in line; also needed when time alone made a server available.

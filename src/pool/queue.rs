@@ -38,6 +38,7 @@ struct Owned {
     hash: u64,
     model: Option<String>,
     desperate: bool,
+    only: Option<usize>,
 }
 
 impl Owned {
@@ -48,6 +49,7 @@ impl Owned {
             hash: self.hash,
             model: self.model.as_deref(),
             desperate: self.desperate,
+            only: self.only,
         }
     }
 }
@@ -139,6 +141,7 @@ impl Queue {
                 hash: wanted.hash,
                 model: wanted.model.map(str::to_owned),
                 desperate: wanted.desperate,
+                only: wanted.only,
             },
             hand,
         });

@@ -48,7 +48,14 @@ pub(super) enum Choice {
 
 /// Whether a request may go to a member at all.
 pub(super) fn allows(wanted: &Wanted<'_>, member: &Arc<Member>) -> bool {
-    !wanted.banned.contains(&member.server) && !wanted.tried.iter().any(|t| Arc::ptr_eq(t, member))
+    let only = wanted.only.is_none_or(|only| only == member.server);
+    let banned = wanted.banned.contains(&member.server);
+    only && !banned && !wanted.tried.iter().any(|t| Arc::ptr_eq(t, member))
+}
+
+/// Whether a member is in a state to be asked, or is the only one that will do.
+pub(super) fn is_askable(wanted: &Wanted<'_>, member: &Member, now: Duration) -> bool {
+    wanted.only.is_some() || member.may_be_asked(now, wanted.desperate)
 }
 
 impl Roster {
@@ -144,7 +151,7 @@ impl Roster {
     ) -> Choice {
         let askable = |n: &usize| {
             let member = &self.members[*n];
-            allows(wanted, member) && member.may_be_asked(now, wanted.desperate)
+            allows(wanted, member) && is_askable(wanted, member, now)
         };
         let free = |n: &usize| askable(n) && self.members[*n].has_room();
         let has_model = |n: &usize| {
@@ -190,7 +197,7 @@ impl Roster {
     pub(super) fn has_primary_left(&self, wanted: &Wanted<'_>, now: Duration) -> bool {
         self.primaries.turns.members().any(|n| {
             let member = &self.members[n];
-            allows(wanted, member) && member.may_be_asked(now, wanted.desperate)
+            allows(wanted, member) && is_askable(wanted, member, now)
         })
     }
 
@@ -198,6 +205,7 @@ impl Roster {
     pub(super) fn somebody_warms(&self, wanted: &Wanted<'_>, now: Duration) -> bool {
         self.members
             .iter()
+            .filter(|member| wanted.only.is_none_or(|only| only == member.server))
             .any(|member| !wanted.banned.contains(&member.server) && member.is_warming(now))
     }
 }

@@ -108,7 +108,8 @@ impl Proxy {
             self.agree(x, route).await?;
             return Ok((route, body));
         }
-        let mut lookup = find(session, Known::Length(upload.length()));
+        let lookup = find(session, Known::Length(upload.length()));
+        let mut lookup = gateway.led_back(&head::asked(session.req_header(), &path), lookup);
         // a route of which only the body tells is asked again when it is known
         let wants_fields = |x: &Exchange, route| {
             gateway.rewrites(route, x.operation) || self.must_understand(x, Some(route))

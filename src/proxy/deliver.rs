@@ -17,7 +17,8 @@ use super::exchange::{Exchange, Stop};
 use super::leg::Failed;
 use super::relay::Ground;
 use super::side::{Bound, earliest, while_client_stays, within};
-use super::{Edge, cached, memory, outcome};
+use super::{Edge, bound, cached, memory, outcome};
+use crate::affinity::Marker;
 use crate::dialect::Broken;
 use crate::inspect::Body;
 use crate::inspect::audio::AudioMeter;
@@ -52,6 +53,8 @@ struct Passing {
     audio: Option<AudioMeter>,
     /// We asked for what it used, and the client did not.
     without_usage: Option<WithoutUsage>,
+    /// Its ids are to lead back to who made them.
+    ids: Option<Box<Marker>>,
 }
 
 impl Passing {
@@ -67,6 +70,9 @@ impl Passing {
                 kept.append(&mut filter.finish());
             }
             *piece = kept.into();
+        }
+        if let Some(ids) = &mut self.ids {
+            *piece = ids.mark(std::mem::take(piece));
         }
     }
 }
@@ -111,6 +117,7 @@ pub(super) async fn deliver(
         tail: Tail::default(),
         audio: spoken.then(|| AudioMeter::new(pcm_rate(ground.body))),
         without_usage: (x.asks_usage && is_event_stream(&answer.head)).then(WithoutUsage::default),
+        ids: bound::marker(x, pool_id, &mut answer),
     };
     let passed = pass_on(
         ground.edge,

@@ -8,6 +8,7 @@ use prometheus::IntGauge;
 
 use super::Snapshot;
 use super::body::Upload;
+use super::bound::Bound;
 use super::cached::Keeping;
 use super::connection::Answer;
 use super::memory::Remembering;
@@ -51,6 +52,8 @@ pub(crate) struct Exchange {
     pub(super) lead: Option<Box<Keeping>>,
     /// Adds the answer to its session, if the route has a memory.
     pub(super) memory: Option<Box<Remembering>>,
+    /// What its ids say, and what becomes of those of its answer.
+    pub(super) bound: Option<Box<Bound>>,
     _in_flight: InFlight,
 }
 
@@ -102,6 +105,7 @@ impl Exchange {
             mirrored: false,
             lead: None,
             memory: None,
+            bound: None,
             _in_flight: InFlight(in_flight.clone()),
         }
     }

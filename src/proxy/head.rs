@@ -52,7 +52,7 @@ pub(super) fn allowed_origin(head: &RequestHeader, cors: Option<&Cors>) -> Optio
 
 /// What a browser is told about an answer it may read.
 pub(super) fn cors_headers(origin: Option<HeaderValue>) -> Vec<(HeaderName, HeaderValue)> {
-    let exposed = "x-request-id, x-upstream-request-id, x-backend, x-attempts, x-voice, x-cache, age, x-memory, x-memory-dropped, x-should-retry, retry-after, \
+    let exposed = "x-request-id, x-upstream-request-id, x-backend, x-attempts, x-partial, x-voice, x-cache, age, x-memory, x-memory-dropped, x-should-retry, retry-after, \
                    retry-after-ms, openai-processing-ms, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, \
                    x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, \
                    x-ratelimit-reset-tokens";

@@ -57,7 +57,12 @@ pub(super) fn copy_once(
     let pool = ground.gateway().config.pool(mirror.route.targets[0].pool);
     let inference = x.operation.is_some_and(Operation::has_model) && !x.upgrade;
     let stays = x.home && pool.zone != Zone::Home;
-    if !inference || stays || fastrand::f64() >= mirror.share {
+    // what lives on the one server is not on the other
+    let bound = x
+        .bound
+        .as_ref()
+        .is_some_and(|bound| bound.names_something());
+    if !inference || stays || bound || fastrand::f64() >= mirror.share {
         return;
     }
     let metrics = &ground.edge.metrics;

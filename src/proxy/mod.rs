@@ -10,6 +10,7 @@ mod access;
 mod account;
 mod admit;
 mod body;
+mod bound;
 mod cached;
 mod connection;
 mod deliver;
@@ -20,6 +21,7 @@ pub(crate) mod http2;
 mod leg;
 mod line;
 pub(crate) mod listen;
+mod lists;
 mod memory;
 mod mirror;
 mod outcome;
@@ -183,6 +185,9 @@ impl Proxy {
         x.home |= settings.zone == Some(Zone::Home);
         x.metrics().decided.inc();
         let body = body.as_ref();
+        if bound::concerns(x, route) {
+            Box::pin(bound::bind(&self.edge, session, x, route, upload)).await?;
+        }
         if settings.cache.is_some()
             && Box::pin(cached::served(&self.edge, session, x, route, upload, body)).await?
         {

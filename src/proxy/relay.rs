@@ -144,6 +144,7 @@ impl<'a> Ground<'a> {
                 let public = self.body.and_then(|body| body.text("model"));
                 gateway.own_model(&self.settings.targets[target], public, false)
             },
+            pinned: x.bound.as_ref().and_then(|bound| bound.pinned()),
             now: Instant::now(),
         })
     }
@@ -173,6 +174,9 @@ impl<'a> Ground<'a> {
         let gateway = self.gateway();
         let words = self.words.of(asked.target);
         let mut rewritten = self.rewritten(x, asked.target);
+        if let Some(bound) = &x.bound {
+            rewritten.edits.add(bound.edits());
+        }
         if words.is_some() {
             // they are in the words
             rewritten.edits = Edits::default();
@@ -463,6 +467,11 @@ fn nobody(ground: &Ground<'_>, x: &Exchange, upload: &Upload, spent: Spent) -> r
     let names = gateway.pool_names(ground.route, false);
     let pools = gateway.reachable(ground.route, x.home);
     let now = Instant::now();
+    if let Some(server) = super::bound::maker_of(gateway, x)
+        && matches!(spent, Spent::Passed(Refusal::Elsewhere) | Spent::Servers)
+    {
+        return reply::maker_is_down(&server);
+    }
     let down = || {
         let soonest = pools.iter().filter_map(|pool| pool.back_in(now)).min();
         let back_in = soonest.unwrap_or(Duration::from_secs(1));
@@ -494,7 +503,9 @@ fn nobody(ground: &Ground<'_>, x: &Exchange, upload: &Upload, spent: Spent) -> r
             refusal.unwrap_or_else(down)
         }
         Spent::Passed(Refusal::Zone) if pools.is_empty() => reply::nobody_at_home(&names),
-        Spent::Passed(Refusal::Zone) | Spent::Servers | Spent::Budget => down(),
+        Spent::Passed(Refusal::Zone | Refusal::Elsewhere) | Spent::Servers | Spent::Budget => {
+            down()
+        }
     }
 }
 

@@ -34,9 +34,12 @@ impl Writing<'_> {
     pub(super) fn head(&self, client: &RequestHeader) -> RequestHeader {
         let (x, pool, server) = (self.x, self.pool, self.server);
         let query = client.uri.query();
+        let query = x.bound.as_ref().map_or(query, |bound| bound.query(query));
         let renamed = x.realtime_query(query, pool);
         let query = renamed.as_deref().or(query);
-        let target = path::to_server(&x.record.path, query, pool, server, self.auth);
+        let bound = x.bound.as_ref();
+        let path = bound.map_or(&*x.record.path, |bound| bound.path(&x.record.path));
+        let target = path::to_server(path, query, pool, server, self.auth);
         let gateway = &x.snapshot.gateway;
         let hop = headers::Hop {
             request_id: &x.record.request_id,
@@ -64,8 +67,8 @@ impl Writing<'_> {
             // what is packed could not be translated
             head.remove_header(&header::ACCEPT_ENCODING);
         }
-        if x.memory.is_some() {
-            // what is packed could not be remembered
+        // what is packed could not be remembered, nor could ids be found in it
+        if x.memory.is_some() || x.bound.as_ref().is_some_and(|bound| bound.marks()) {
             set(&mut head, header::ACCEPT_ENCODING, "identity");
         }
         self.frame(&mut head, &client.method);

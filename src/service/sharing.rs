@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::affinity::Affinity;
 use crate::gateway::Gateway;
 use crate::limit::{self, Spent};
 use crate::pool::Evidence;
@@ -28,6 +29,7 @@ pub(crate) async fn keep_sharing(edge: Arc<Edge>) {
             beaten = Some(Instant::now());
             state.connect().await;
             hear(&state, &snapshot.gateway).await;
+            sign_alike(&state, &snapshot.gateway).await;
         }
         state.post().await;
         tokio::select! {
@@ -50,6 +52,17 @@ async fn hear(state: &State, gateway: &Gateway) {
     }
     if gateway.config.keys.iter().any(|key| key.budget.is_some()) {
         spend(state, gateway).await;
+    }
+}
+
+/// Signs ids as the other edges do, where the file has no secret of its own.
+async fn sign_alike(state: &State, gateway: &Gateway) {
+    let Some(own) = gateway.affinity().to_hand_over() else {
+        return;
+    };
+    let told = state.secret(&own).await.filter(|told| *told != own);
+    if let Some(others) = told.and_then(|told| Affinity::of_before(&told)) {
+        gateway.take_over_ids(&others);
     }
 }
 

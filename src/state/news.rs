@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use redis::AsyncCommands;
+
 use super::{GONE, SCRIPTS, State, UNKNOWN};
 
 /// What the others have to tell.
@@ -49,6 +51,17 @@ impl State {
             // the first one is only heard
             forget: before != UNKNOWN && generation > before,
         })
+    }
+
+    /// What all edges sign ids with: `own`, if nobody has told another one before.
+    pub(crate) async fn secret(&self, own: &str) -> Option<String> {
+        let connected = self.connected.load_full()?;
+        let name = self.key(format_args!("affinity"));
+        let asking = async |mut on: redis::aio::MultiplexedConnection| {
+            let _: bool = on.set_nx(&name, own).await?;
+            on.get(&name).await
+        };
+        self.ask(&connected, "secret", asking).await
     }
 
     /// Adds to what keys have spent in a month, once for each `delivery`, and hears what all edges

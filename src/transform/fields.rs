@@ -210,6 +210,17 @@ fn insertion(body: &Body, added: &[(&str, Value)], mut first: bool) -> Bytes {
 }
 
 impl Edits {
+    /// Adds those of others that touch none of these.
+    pub(crate) fn add(&mut self, others: &[Edit]) {
+        for edit in others {
+            let apart = |own: &Edit| own.at.end <= edit.at.start || edit.at.end <= own.at.start;
+            if self.0.iter().all(apart) {
+                self.0.push(edit.clone());
+            }
+        }
+        self.0.sort_by_key(|edit| (edit.at.start, edit.at.end));
+    }
+
     /// The length of a body of `length` bytes after the edits.
     pub(crate) fn length(&self, length: u64) -> u64 {
         self.0.iter().fold(length, |length, edit| {

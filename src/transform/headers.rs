@@ -52,7 +52,7 @@ const OURS: &[&str] = &[
 ];
 
 /// Answers hold these only if we wrote them.
-const OURS_IN_ANSWERS: &[&str] = &["x-backend", "x-attempts", "x-voice"];
+const OURS_IN_ANSWERS: &[&str] = &["x-backend", "x-attempts", "x-partial", "x-voice"];
 
 /// What is known about a request when its headers are written for a server.
 pub(crate) struct Hop<'a> {

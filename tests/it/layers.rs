@@ -18,7 +18,7 @@ const ROWS: &[&[&str]] = &[
         "cache",
         "session",
     ],
-    &["plan", "catalogue", "state"],
+    &["plan", "catalogue", "affinity", "state"],
     &["reply", "observe"],
     &["gateway"],
     &["proxy"],

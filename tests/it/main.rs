@@ -7,6 +7,7 @@
 #![allow(unreachable_pub, reason = "`support` is a small library of its own")]
 
 mod admin;
+mod affinity;
 mod background;
 mod bad_input;
 mod balance;

@@ -53,7 +53,7 @@ impl Drop for StandIn {
     }
 }
 
-fn script(name: &str, gateway: &Gateway) -> Command {
+pub fn script(name: &str, gateway: &Gateway) -> Command {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/sdk")
         .join(name);

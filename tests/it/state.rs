@@ -442,3 +442,40 @@ fn a_conversation_goes_on_at_whichever_edge_is_asked() {
     redis.kill();
     assert_eq!(say(&edges[2], "hello"), "heard 19");
 }
+
+#[test]
+fn an_id_that_one_edge_handed_out_leads_back_from_all() {
+    let redis = redis!();
+    let maker = |name: &'static str| {
+        Server::fake(move |seen, wire| {
+            wire.json(&format!(
+                r#"{{"id":"file-{name}","object":"file","path":"{}"}}"#,
+                seen.target
+            ));
+            true
+        })
+    };
+    let (a, b) = (maker("a"), maker("b"));
+    let yaml = format!(
+        "{}\npools: {{ a: {{ servers: [\"{}\", \"{}\"], health: false }} }}\nroutes: [{{ pool: a }}]\n",
+        redis.state(),
+        a.url(),
+        b.url()
+    );
+    let edges = three(&yaml);
+    for round in 0..6 {
+        let (kind, form) = crate::support::form(&[("purpose", "batch")], b"{}", true);
+        let upload = Request::new("POST", "/v1/files")
+            .header("content-type", &kind)
+            .body(form);
+        let made = edges[round % 3].send(&upload).json();
+        let id = made["id"].as_str().unwrap().to_owned();
+        assert!(id.len() > "file-a".len(), "{id}");
+        for edge in &edges {
+            let found = edge.get(&format!("/v1/files/{id}"));
+            assert_eq!(found.status, 200, "{}", found.text());
+            // the same server gave it the same name
+            assert_eq!(found.json()["id"], id.as_str());
+        }
+    }
+}

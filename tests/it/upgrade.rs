@@ -152,6 +152,33 @@ fn an_upgrade_under_load_refuses_no_connection_and_breaks_no_stream() {
 }
 
 #[test]
+fn ids_lead_back_after_an_upgrade() {
+    let boxes = ["one", "two"].map(|_| {
+        Server::fake(|_, wire| {
+            wire.json(r#"{"id":"file-1"}"#);
+            true
+        })
+    });
+    let gateway = Gateway::start(&format!(
+        "pools: {{ a: {{ servers: [{{ url: '{}', name: x }}, {{ url: '{}', name: y }}], health: false }} }}\nroutes: [{{ pool: a }}]\n",
+        boxes[0].url(),
+        boxes[1].url()
+    ));
+    let made = [(); 2].map(|()| gateway.post("/v1/files", "{}"));
+    let (code, said) = trunkline(&gateway, &["upgrade"]);
+    assert_eq!(code, 0, "{said}");
+    let _after = Successor::of(&gateway);
+    for made in made {
+        let id = made.json()["id"].as_str().unwrap().to_owned();
+        for _ in 0..3 {
+            let found = gateway.get(&format!("/v1/files/{id}"));
+            assert_eq!(found.status, 200, "{}", found.text());
+            assert_eq!(found.header("x-backend"), made.header("x-backend"));
+        }
+    }
+}
+
+#[test]
 fn a_program_that_cannot_serve_leaves_the_old_one_in_place() {
     let server = Server::named("a");
     let gateway = Gateway::start(&routed(&server));

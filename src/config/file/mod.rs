@@ -51,6 +51,9 @@ pub(crate) struct File {
     pub(crate) state: Option<State>,
     /// Where conversations are kept for routes with `memory`.
     pub(crate) sessions: Sessions,
+    /// How ids of files, batches, responses and the like lead back to the server that made them,
+    /// where a route reaches several.
+    pub(crate) affinity: Affinity,
     /// Bounds on what clients may do.
     pub(crate) limits: Limits,
     /// What is logged, and where.
@@ -514,6 +517,9 @@ pub(crate) struct Route {
     /// client. Default: clients send all of it themselves.
     #[serde(default)]
     pub(crate) memory: Option<Memory>,
+    /// Ids of files, batches, responses and the like lead back to the server that made them, if the
+    /// route reaches several. Default `true`.
+    pub(crate) affinity: Option<bool>,
 }
 
 /// What is remembered of the chats of a route.
@@ -580,6 +586,17 @@ pub(crate) struct State {
     pub(crate) prefix: Option<String>,
     /// How long it may take to answer before it counts as away. Default 100ms.
     pub(crate) timeout: Option<Span>,
+}
+
+/// How ids lead back to the server that made them.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Affinity {
+    /// What ids are signed with, at least 16 characters; the same on all instances that share
+    /// clients. Default: a random one, so that ids lead nowhere after a restart.
+    pub(crate) secret: Option<String>,
+    /// The same in a file.
+    pub(crate) secret_file: Option<String>,
 }
 
 /// A folder for answers.

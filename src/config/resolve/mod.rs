@@ -2,6 +2,7 @@
 //! default.
 
 mod admin;
+mod affinity;
 mod fields;
 mod jwt;
 mod keys;
@@ -66,6 +67,7 @@ pub(super) fn resolve(
     let jwt = resolver.jwt(&file);
     let cache = resolver.cache(&file, &routes);
     let sessions = resolver.sessions(&file, &routes);
+    let affinity_secret = resolver.affinity(&file, &routes, &pools);
     let tracing = resolver.tracing(&file);
     let state = file.state.as_ref();
     let state = state.and_then(|state| resolver.state(state));
@@ -82,6 +84,7 @@ pub(super) fn resolve(
         cache,
         state,
         sessions,
+        affinity_secret,
         limits: Limits {
             connections: file.limits.connections.unwrap_or(10_000) as usize,
             header_timeout: file.limits.header_timeout.unwrap_or(Span::secs(10)).limit(),

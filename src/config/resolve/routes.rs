@@ -90,6 +90,7 @@ impl Resolver<'_> {
                 hedge,
                 cache,
                 memory,
+                affinity: route.affinity.unwrap_or(true),
             });
         }
         out

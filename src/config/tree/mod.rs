@@ -211,9 +211,9 @@ impl Tree {
                 Kind::Map(entries) => {
                     for (key, value) in entries {
                         match (parent, key.text.as_str(), &value.kind) {
-                            (_, "api_key" | "token", _) | ("keys", "key", _) => {
-                                found.push(value.span.clone())
-                            }
+                            (_, "api_key" | "token", _)
+                            | ("keys", "key", _)
+                            | ("affinity", "secret", _) => found.push(value.span.clone()),
                             ("headers", "set", Kind::Map(set))
                             | ("tracing", "headers", Kind::Map(set)) => {
                                 found.extend(set.iter().map(|(_, value)| value.span.clone()));

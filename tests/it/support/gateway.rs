@@ -172,14 +172,20 @@ impl Gateway {
     /// The lines of the access log, once there are at least `count`.
     #[track_caller]
     pub fn access_log(&self, count: usize) -> Vec<serde_json::Value> {
-        let read = || std::fs::read_to_string(self.access_log_path()).unwrap_or_default();
+        // one that is being written has no end yet
+        let read = || -> Vec<String> {
+            let text = std::fs::read_to_string(self.access_log_path()).unwrap_or_default();
+            let whole = text
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'));
+            whole.map(str::to_owned).collect()
+        };
         eventually(&format!("{count} lines in the access log"), || {
-            read().lines().count() >= count
+            read().len() >= count
         });
-        read()
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        let lines = read();
+        let parsed = lines.iter().map(|line| serde_json::from_str(line).unwrap());
+        parsed.collect()
     }
 
     pub fn access_log_path(&self) -> PathBuf {
