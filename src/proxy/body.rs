@@ -119,6 +119,11 @@ impl Upload {
         }
     }
 
+    /// Nothing of it was read yet, and nobody waits to be asked for it.
+    pub(super) fn may_be_at_hand(&self) -> bool {
+        !self.complete && self.received == 0 && !self.expects_continue
+    }
+
     /// Since when all of it is here.
     pub(super) fn completed(&self) -> Option<Instant> {
         self.completed

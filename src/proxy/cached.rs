@@ -17,6 +17,7 @@ use super::connection::Answer;
 use super::exchange::{Exchange, Stop};
 use super::relay::stopped;
 use super::side::{while_client_stays, within};
+use super::wire;
 use crate::cache::key::{Caller, Digest, Hasher, Key, Question, RouteKey};
 use crate::cache::{
     self, Begun, Cache, First, Follower, Found, Headers, Lead, Next, Stored, Terms, Wish,
@@ -365,8 +366,7 @@ async fn hit(session: &mut Session, x: &mut Exchange, stored: &Stored) -> Result
         Some(length),
     );
     let gone = |_| Stop::ClientGone;
-    session
-        .write_response_header(Box::new(head))
+    wire::write_head(session, Box::new(head), length > 0)
         .await
         .map_err(gone)?;
     x.first_byte();

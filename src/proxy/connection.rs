@@ -9,6 +9,7 @@ use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
 
 use super::Edge;
+use super::wire::Wire;
 use crate::config::Keepalive;
 use crate::dialect::{Broken, ollama};
 use crate::pool::{Lease, Member, Pool};
@@ -65,8 +66,9 @@ impl Connection {
         let Some(keepalive) = self.keepalive.filter(|_| self.request_done) else {
             return;
         };
-        // many requests share one of HTTP/2 at once
-        if !self.is_h2() && edge.uses.count(&self.session) >= keepalive.requests {
+        // servers that close after 100 requests do it without a word; of HTTP/2 many share one
+        let wire = Wire::of(self.session.stream());
+        if wire.is_some_and(|wire| wire.count_use() >= keepalive.requests) {
             return;
         }
         if let HttpSession::H1(h1) = &mut self.session {

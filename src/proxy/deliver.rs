@@ -17,7 +17,7 @@ use super::exchange::{Exchange, Stop};
 use super::leg::Failed;
 use super::relay::Ground;
 use super::side::{Bound, earliest, while_client_stays, within};
-use super::{Edge, bound, cached, memory, outcome};
+use super::{Edge, bound, cached, memory, outcome, wire};
 use crate::affinity::Marker;
 use crate::dialect::Broken;
 use crate::inspect::Body;
@@ -206,8 +206,9 @@ async fn pass_on(
     let head = response_head(session, x, answer, standing);
     cached::begin(x, answer, &head);
     memory::begin(x, answer, standing);
-    let written = session.write_response_header(Box::new(head)).await;
-    let mut client = written.map_err(|_| Cut::Client);
+    let chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
+    let mut head = Some(Box::new(head));
+    let mut client = Ok(());
     let received = &metrics.servers[answer.member.server].bytes_received;
     let mut next = answer.first.take();
     received.inc_by(answer.received as u64);
@@ -229,6 +230,12 @@ async fn pass_on(
                 x.record.bytes_out += piece.len() as u64;
             }
         }
+        // it goes out together with the piece behind it, if there is one
+        if let Some(head) = head.take() {
+            let more = next.as_ref().is_some_and(|piece| !piece.is_empty());
+            let written = wire::write_head(session, head, more).await;
+            client = written.map_err(|_| Cut::Client);
+        }
         // an empty piece would end the body
         if !done && next.as_ref().is_some_and(Bytes::is_empty) {
             next = next_piece(edge, session, x, answer, received, upload).await?;
@@ -246,7 +253,10 @@ async fn pass_on(
         }
         if client.is_ok() {
             let piece = next.take().unwrap_or_default();
-            let written = session.write_response_body(piece, done).await;
+            let written = match done && chunked {
+                true => wire::write_last(session, piece).await,
+                false => session.write_response_body(piece, done).await,
+            };
             client = written.map_err(|_| Cut::Client);
         }
         if done {
@@ -504,12 +514,11 @@ pub(super) async fn answer_locally(
     if reply.status.as_u16() == 204 {
         head.remove_header(&header::CONTENT_LENGTH);
     }
-    session
-        .write_response_header(Box::new(head))
+    let body: Option<Bytes> = (!reply.body.is_empty() && !super::is_head(x)).then_some(reply.body);
+    wire::write_head(session, Box::new(head), body.is_some())
         .await
         .map_err(|_| Stop::ClientGone)?;
     x.first_byte();
-    let body: Option<Bytes> = (!reply.body.is_empty() && !super::is_head(x)).then_some(reply.body);
     x.record.bytes_out = body.as_ref().map_or(0, |body| body.len() as u64);
     session
         .write_response_body(body.unwrap_or_default(), true)

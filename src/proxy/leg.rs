@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::client::HttpSession;
+use pingora::protocols::http::v1::client::HttpSession as H1Session;
+use pingora::upstreams::peer::HttpPeer;
 
 use super::body::Upload;
 use super::connection::{Answer, Connection};
@@ -17,6 +20,7 @@ use super::exchange::{Exchange, Stop};
 use super::peer::PeerTemplate;
 use super::request::Writing;
 use super::side::{Bound, Side, earliest, within};
+use super::wire::{self, Wire};
 use super::{Edge, outcome};
 use crate::config::{RetryOn, Route};
 use crate::dialect::{Translated, ollama};
@@ -26,6 +30,17 @@ use crate::plan::{Outcome, Phase};
 use crate::pool::{Lease, Pool};
 use crate::transform::fields::Rewritten;
 use crate::unit::TraceContext;
+
+/// A new connection, as it is used from now on.
+fn wired(session: HttpSession, peer: &HttpPeer) -> HttpSession {
+    match session {
+        HttpSession::H1(session) => {
+            let stream = Wire::around(session.into_inner());
+            HttpSession::H1(H1Session::new_with_options(stream, peer))
+        }
+        session => session,
+    }
+}
 
 /// How long a server that broke off an upload is listened to for the reason.
 const LAST_WORD: Duration = Duration::from_millis(100);
@@ -168,6 +183,10 @@ impl Leg<'_> {
             }
             Err(phase) => return Err(Outcome::TimedOut(phase).into()),
         };
+        let session = match reused {
+            true => session,
+            false => wired(session, &peer),
+        };
         // whichever way it was made, it can serve others
         let peer = match fresh {
             true => self.template.at(lease.address(), false, self.x.upgrade),
@@ -279,6 +298,14 @@ impl Leg<'_> {
         }
     }
 
+    /// Whether there is a piece of the body already, which can go out with the head.
+    fn has_begun(&self, upload: &Upload) -> bool {
+        match self.words {
+            Some(words) => words.body.as_ref().is_some_and(|body| !body.is_empty()),
+            None => upload.received() > 0,
+        }
+    }
+
     /// The piece of the body that starts at `offset`; `None` at its end.
     async fn piece(&self, side: &mut Side<'_>, offset: u64) -> Result<Option<Bytes>, Stop> {
         let Some(words) = self.words else {
@@ -300,14 +327,29 @@ impl Leg<'_> {
         let h2 = connection.is_h2();
         let up = &mut connection.session;
         let broken = |error: Box<pingora::Error>| Failed::Outcome(outcome::of_talking(&error));
-        up.write_request_header(Box::new(head))
-            .await
-            .map_err(broken)?;
+        let mut first = match self.words {
+            Some(_) => None,
+            None => side.at_hand().await.map_err(Failed::Stop)?,
+        };
+        let follows = first.is_some() || self.has_begun(side.upload());
+        wire::hold(up.stream(), follows);
+        let written = up.write_request_header(Box::new(head)).await;
+        wire::hold(up.stream(), false);
+        written.map_err(broken)?;
         let mut offset = 0;
-        while let Some(piece) = self.piece(side, offset).await.map_err(Failed::Stop)? {
+        loop {
+            let piece = match first.take() {
+                Some(piece) => piece,
+                None => match self.piece(side, offset).await.map_err(Failed::Stop)? {
+                    Some(piece) => piece,
+                    None => break,
+                },
+            };
             let start = offset;
             offset += piece.len() as u64;
-            for piece in self.rewritten.edits.splice(start, piece) {
+            let mut pieces = self.rewritten.edits.splice(start, piece).into_iter();
+            while let Some(piece) = pieces.next() {
+                wire::hold(up.stream(), pieces.len() > 0);
                 self.metrics.servers[lease.server]
                     .bytes_sent
                     .inc_by(piece.len() as u64);

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 use super::tls::Tls;
+use super::wire::Wire;
 use crate::observe::metrics::Metrics;
 
 /// How long to wait when the system has no descriptors left, instead of asking without end.
@@ -198,8 +199,8 @@ impl Listener {
                 accepted = self.socket.accept() => accepted,
                 _ = stops.accepting.wait_for(|stop| *stop) => break,
             };
-            let socket = match accepted {
-                Ok((socket, _)) => socket,
+            let (socket, client) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     log::warn!(
                         "{}: a connection could not be accepted: {error}",
@@ -221,7 +222,7 @@ impl Listener {
             let stop = stops.connections.clone();
             let tls = self.tls.clone();
             tokio::spawn(async move {
-                if !connection(app, socket, tls, &pass.0, stop).await {
+                if !connection(app, (socket, client), tls, &pass.0, stop).await {
                     late.inc();
                 }
             });
@@ -243,7 +244,7 @@ pub(crate) struct Stops {
 /// handshake is a part.
 async fn connection<A>(
     app: Arc<A>,
-    socket: tokio::net::TcpStream,
+    (socket, client): (tokio::net::TcpStream, SocketAddr),
     tls: Option<Arc<Tls>>,
     gate: &Gate,
     stop: watch::Receiver<bool>,
@@ -254,7 +255,9 @@ where
     let _ = socket.set_nodelay(true);
     let descriptor = socket.as_raw_fd();
     let mut stream = TcpStream::from(socket);
-    stream.set_socket_digest(SocketDigest::from_raw_fd(descriptor));
+    let digest = SocketDigest::from_raw_fd(descriptor);
+    let _ = digest.peer_addr.set(Some(client.into()));
+    stream.set_socket_digest(digest);
     // a second one to ask the kernel by; the connection outlives both
     let digest = SocketDigest::from_raw_fd(descriptor);
     let waiting = Arc::new(Waiting {
@@ -264,8 +267,8 @@ where
     });
     let serving = async {
         let mut stream: Option<Stream> = match &tls {
-            Some(tls) => tls.accept(stream).await,
-            None => Some(Box::new(stream)),
+            Some(tls) => tls.accept(stream).await.map(Wire::around),
+            None => Some(Wire::around(Box::new(stream))),
         };
         while let Some(open) = stream {
             stream = app.process_new(open, &stop).await;

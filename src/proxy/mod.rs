@@ -33,6 +33,7 @@ mod side;
 mod taken;
 pub(crate) mod tls;
 mod tunnel;
+mod wire;
 mod words;
 
 use std::sync::Arc;
@@ -50,7 +51,7 @@ use pingora::server::ShutdownWatch;
 use body::Upload;
 use deliver::answer_locally;
 use exchange::{Exchange, Stop};
-use peer::{PeerTemplate, Uses};
+use peer::PeerTemplate;
 
 use crate::config::{Cors, Zone};
 use crate::gateway::Gateway;
@@ -70,7 +71,6 @@ const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 pub(crate) struct Edge {
     snapshot: ArcSwap<Snapshot>,
     pub(crate) connector: Arc<Connector>,
-    uses: Uses,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: AccessLog,
     pub(crate) tracer: Tracer,
@@ -133,7 +133,6 @@ impl Edge {
         Edge {
             snapshot: ArcSwap::from_pointee(snapshot),
             connector,
-            uses: Uses::default(),
             metrics,
             access_log,
             tracer,

@@ -1,14 +1,11 @@
-//! A server as Pingora connects to it, and how often a connection to it is used.
+//! A server as Pingora connects to it.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use http::Uri;
 use pingora::http::RequestHeader;
 use pingora::protocols::ALPN;
-use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::{HttpPeer, Scheme};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 
@@ -98,33 +95,5 @@ impl PeerTemplate {
             peer.group_key ^= fastrand::u64(1..);
         }
         peer
-    }
-}
-
-/// How often each open connection was used: Pingora does not count, and servers that close after
-/// 100 requests do it without a word.
-#[derive(Default)]
-pub(super) struct Uses(Mutex<HashMap<i32, (SystemTime, u32)>>);
-
-impl Uses {
-    /// Counts one more use of a connection; says how many there were. Descriptors come again, so
-    /// the time of the connection tells whether it is still the same.
-    pub(super) fn count(&self, session: &HttpSession) -> u32 {
-        let (Some(stream), Some(digest)) = (session.stream(), session.digest()) else {
-            return 1;
-        };
-        let opened = digest
-            .timing_digest
-            .last()
-            .and_then(|timing| timing.as_ref())
-            .map(|t| t.established_ts);
-        let opened = opened.unwrap_or(SystemTime::UNIX_EPOCH);
-        let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = uses.entry(stream.id()).or_insert((opened, 0));
-        if entry.0 != opened {
-            *entry = (opened, 0);
-        }
-        entry.1 += 1;
-        entry.1
     }
 }

@@ -51,6 +51,23 @@ impl Side<'_> {
         }
     }
 
+    /// The first piece of a body that nobody has read yet, if it came together with the head: it can
+    /// go out together with the head, too.
+    pub(super) async fn at_hand(&mut self) -> Result<Option<Bytes>, Stop> {
+        let Side::Live { session, upload } = self else {
+            return Ok(None);
+        };
+        if !upload.may_be_at_hand() {
+            return Ok(None);
+        }
+        // polled once: a read that has to wait has taken nothing yet
+        tokio::select! {
+            biased;
+            read = upload.next(session, 0) => read,
+            () = std::future::ready(()) => Ok(None),
+        }
+    }
+
     /// What `work` gives, unless the client leaves before (then the server need not go on either),
     /// or the program ends. While a body is still arriving the client is not watched; reading it
     /// tells.

@@ -431,3 +431,43 @@ fn a_slow_reader_holds_up_the_server_and_not_the_memory() {
     let answer = read_answer(&mut stream, false, Instant::now());
     assert_eq!((answer.body.len(), answer.whole), (2000 * 64 * 1024, true));
 }
+
+/// A system call, a packet and a reader that is woken for each half of a message: who reads at once
+/// would find the head alone.
+#[test]
+fn a_head_and_what_stands_behind_it_go_out_together() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    const BODY: &str = r#"{"model":"m","messages":[]}"#;
+    let server = std::thread::spawn(move || {
+        let mut halves = 0;
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = vec![0; 64 * 1024];
+        for _ in 0..20 {
+            let count = stream.read(&mut buffer).unwrap();
+            halves += usize::from(!buffer[..count].ends_with(BODY.as_bytes()));
+            let answer =
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+            stream.write_all(answer).unwrap();
+        }
+        halves
+    });
+    let yaml = format!(
+        "pools: {{ a: {{ servers: [\"http://{address}\"], health: false }} }}\nroutes: [{{ pool: a }}]\n"
+    );
+    let gateway = Gateway::start(&yaml);
+    let mut stream = connect(gateway.address);
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{BODY}",
+        BODY.len()
+    );
+    let mut buffer = vec![0; 64 * 1024];
+    let mut halves = 0;
+    for _ in 0..20 {
+        stream.write_all(request.as_bytes()).unwrap();
+        let count = stream.read(&mut buffer).unwrap();
+        halves += usize::from(!buffer[..count].ends_with(b"\r\n\r\n{}"));
+    }
+    drop(stream);
+    assert_eq!((halves, server.join().unwrap()), (0, 0));
+}
