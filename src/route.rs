@@ -100,8 +100,9 @@ impl RouteTable {
     /// The first of `routes` (those the table was made from) that takes the request.
     pub(crate) fn find(&self, routes: &[Route], head: &Head<'_>, known: Known<'_>) -> Lookup {
         let mut model = false;
+        let unversioned = endpoint::unversioned(head.path);
         for n in self.candidates(head.path) {
-            match fit(&routes[n].conditions, head, known) {
+            match fit(&routes[n].conditions, head, unversioned, known) {
                 Fit::Yes => return Lookup::Found(n),
                 Fit::NeedsFields => return Lookup::ReadBody { fields: true },
                 Fit::NeedsLength => return Lookup::ReadBody { fields: false },
@@ -124,9 +125,10 @@ impl RouteTable {
         head: &Head<'_>,
         may: &dyn Fn(usize) -> bool,
     ) -> Option<usize> {
+        let unversioned = endpoint::unversioned(head.path);
         for n in self.candidates(head.path) {
             let known = Known::Length(Some(1));
-            match fit(&routes[n].conditions, head, known) {
+            match fit(&routes[n].conditions, head, unversioned, known) {
                 Fit::Yes | Fit::NeedsFields if may(n) => return Some(n),
                 Fit::Yes => return None,
                 _ => {}
@@ -163,17 +165,13 @@ impl RouteTable {
     }
 }
 
-fn fit(conditions: &Match, head: &Head<'_>, known: Known<'_>) -> Fit {
+/// `unversioned` is the path as it may be written too.
+fn fit(conditions: &Match, head: &Head<'_>, unversioned: Option<&str>, known: Known<'_>) -> Fit {
     let any = |patterns: &[Pattern], text: Option<&str>| {
         patterns.is_empty() || text.is_some_and(|text| patterns.iter().any(|p| p.matches(text)))
     };
     let header =
         |name: &http::HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
-    // known endpoints may be written without their version
-    let unversioned = head
-        .path
-        .strip_prefix("/v1")
-        .filter(|path| endpoint::canonical((*path).to_owned()) == head.path);
     let host = || head.host.map(str::to_ascii_lowercase);
     let path = conditions.paths.is_empty()
         || conditions

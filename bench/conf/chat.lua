@@ -1,10 +1,25 @@
--- wrk: posts the body in $BODY, and ends with one line of JSON.
+-- wrk: posts the body in $BODY, and ends with one line of JSON. With $COUNTED each body is another:
+-- the digits of its first `"n": 10000000` count. With $GET nothing is posted.
 local file = assert(io.open(os.getenv("BODY")))
 wrk.method = "POST"
 wrk.body = file:read("*a")
 wrk.headers["Content-Type"] = "application/json"
-wrk.headers["Authorization"] = "Bearer not-a-key"
+wrk.headers["Authorization"] = "Bearer not-a-key-but-long-enough"
 file:close()
+
+if os.getenv("GET") then
+  wrk.method, wrk.body = "GET", nil
+end
+
+if os.getenv("COUNTED") then
+  local first, last = wrk.body:find('"n": %d%d%d%d%d%d%d%d')
+  local head, tail = wrk.body:sub(1, last - 8), wrk.body:sub(last + 1)
+  local count = 0
+  function request()
+    count = count + 1
+    return wrk.format(nil, nil, nil, head .. string.format("%08d", 10000000 + count) .. tail)
+  end
+end
 
 function done(summary, latency)
   local errors = summary.errors

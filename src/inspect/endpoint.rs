@@ -54,11 +54,23 @@ pub(crate) fn canonical(path: String) -> String {
     if path.starts_with("/v1/") || path == "/v1" {
         return path;
     }
-    let known = ENDPOINTS.iter().any(|(endpoint, _)| {
+    match is_known(&path) {
+        true => format!("/v1{path}"),
+        false => path,
+    }
+}
+
+fn is_known(path: &str) -> bool {
+    ENDPOINTS.iter().any(|(endpoint, _)| {
         path.strip_prefix(endpoint)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    });
-    if known { format!("/v1{path}") } else { path }
+    })
+}
+
+/// The path without `/v1` that [`canonical`] makes this one of, if there is one.
+pub(crate) fn unversioned(path: &str) -> Option<&str> {
+    path.strip_prefix("/v1")
+        .filter(|path| is_known(path) && !path.starts_with("/v1"))
 }
 
 /// The paths of operations, below `/v1`.

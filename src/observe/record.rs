@@ -154,7 +154,10 @@ pub(crate) struct Times {
 impl Record {
     /// What `x-attempts` says: every attempt, if there was more than one.
     pub(crate) fn attempts_header(&self) -> Option<String> {
+        if self.attempts.len() < 2 {
+            return None;
+        }
         let told: Vec<String> = self.attempts.iter().map(ToString::to_string).collect();
-        (told.len() > 1).then(|| told.join(","))
+        Some(told.join(","))
     }
 }

@@ -3,6 +3,10 @@
 //! The `usage` object stands at the end of an answer, streamed or not, so the last few KB are
 //! kept and looked at once, when the answer is complete.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::FinderRev;
+
 /// Bytes kept of the end of an answer. A usage object with all its details has some 400.
 const TAIL: usize = 2048;
 
@@ -29,26 +33,25 @@ impl Tail {
 
     /// What the answer says it used.
     pub(crate) fn usage(&self) -> Usage {
-        let Some(at) = memchr::memmem::rfind(&self.0, b"\"usage\"") else {
+        static USAGE: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(b"\"usage\""));
+        let Some(at) = USAGE.rfind(&self.0) else {
             return Usage::default();
         };
         let usage = &self.0[at..];
-        let number = |names: [&str; 2]| {
+        let number = |names: [&[u8]; 2]| {
             names.iter().find_map(|name| {
-                let at = memchr::memmem::find(usage, format!("\"{name}\"").as_bytes())?;
-                let rest = &usage[at + name.len() + 2..];
-                let digits: Vec<u8> = rest
-                    .iter()
-                    .copied()
-                    .skip_while(|b| matches!(b, b':' | b' ' | b'\n'))
-                    .take_while(u8::is_ascii_digit)
-                    .collect();
-                std::str::from_utf8(&digits).ok()?.parse().ok()
+                let at = memchr::memmem::find(usage, name)?;
+                let rest = &usage[at + name.len()..];
+                let blank = |b: &u8| matches!(b, b':' | b' ' | b'\n');
+                let start = rest.iter().position(|b| !blank(b))?;
+                let digits = rest[start..].iter().take_while(|b| b.is_ascii_digit());
+                let digits = &rest[start..start + digits.count()];
+                std::str::from_utf8(digits).ok()?.parse().ok()
             })
         };
         Usage {
-            input: number(["prompt_tokens", "input_tokens"]),
-            output: number(["completion_tokens", "output_tokens"]),
+            input: number([b"\"prompt_tokens\"", b"\"input_tokens\""]),
+            output: number([b"\"completion_tokens\"", b"\"output_tokens\""]),
         }
     }
 

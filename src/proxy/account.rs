@@ -49,7 +49,8 @@ pub(super) fn account(
     let now = Instant::now();
     leave_alone(pool, member, outcome, headers, now);
     let conduct = conduct(pool, member, outcome);
-    judge_server(gateway, pool_id, member, trial, conduct, &outcome.brief());
+    let why = || outcome.brief();
+    judge_server(gateway, pool_id, member, trial, conduct, why);
 }
 
 /// Tells the pool how a server did; `trial`: the attempt was one.
@@ -59,7 +60,7 @@ pub(super) fn judge_server(
     member: &Member,
     trial: bool,
     conduct: Conduct,
-    why: &str,
+    why: impl FnOnce() -> String,
 ) {
     let pool = &gateway.pools[pool_id];
     let Some(ejection) = pool.observe(member, conduct, trial, Instant::now()) else {
@@ -71,12 +72,13 @@ pub(super) fn judge_server(
         state.eject(server, ejection.duration);
     }
     log::warn!(
-        "pool {}: server {} ({}) is ejected for {}: {} ({why})",
+        "pool {}: server {} ({}) is ejected for {}: {} ({})",
         pool.config.name,
         pool.server(member).name,
         member.address(),
         humantime::format_duration(ejection.duration),
         ejection.evidence.label(),
+        why(),
     );
 }
 

@@ -22,7 +22,7 @@ const DISCARD_TIME: Duration = Duration::from_millis(50);
 /// A connection to a server, with what is needed to give it back.
 pub(super) struct Connection {
     pub(super) session: HttpSession,
-    pub(super) peer: Box<HttpPeer>,
+    pub(super) peer: Arc<HttpPeer>,
     pub(super) reused: bool,
     /// How long it took to make it; `None` if it was kept.
     pub(super) made_in: Option<Duration>,

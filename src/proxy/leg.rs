@@ -162,7 +162,7 @@ impl Leg<'_> {
             side.upload(),
         );
         // on the heap, as it is large and most of a request's life is not spent in it
-        let connecting = Box::pin(self.edge.connector.get_http_session(&peer));
+        let connecting = Box::pin(self.edge.connector.get_http_session(&*peer));
         let connected = side.during(self.edge, within(bound, connecting)).await?;
         let (session, reused) = match connected {
             Ok(Ok(connected)) => connected,
@@ -194,7 +194,7 @@ impl Leg<'_> {
         };
         let connection = Connection {
             session,
-            peer: Box::new(peer),
+            peer,
             reused,
             made_in: (!reused).then(|| started.elapsed()),
             request_done: false,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::Uri;
 use pingora::http::RequestHeader;
 use pingora::protocols::ALPN;
@@ -13,11 +14,15 @@ use crate::config::{Pool, Server};
 
 /// Requests that share one HTTP/2 connection at most; nginx and hyper allow 128 and 200 by default.
 const H2_STREAMS: usize = 100;
+/// Addresses of a server that are kept at most.
+const ADDRESSES: usize = 16;
 
 /// A server of a pool, to be connected to at one of its addresses.
 #[derive(Clone)]
 pub(crate) struct PeerTemplate {
     peer: HttpPeer,
+    /// Those that were asked for: a peer is some thirty fields to copy for each attempt.
+    known: Arc<ArcSwap<Vec<Arc<HttpPeer>>>>,
     /// The `Host` its requests carry.
     pub(crate) authority: String,
 }
@@ -63,6 +68,7 @@ impl PeerTemplate {
         debug_assert_eq!(peer.scheme, Scheme::from_tls_bool(server.url.tls));
         PeerTemplate {
             peer,
+            known: Arc::default(),
             authority: server.url.authority(),
         }
     }
@@ -85,7 +91,25 @@ impl PeerTemplate {
 
     /// The peer at one address. A `fresh` one shares no connections with those before, for when a
     /// kept one turned out to be dead; one that becomes another protocol is asked in HTTP/1.1.
-    pub(crate) fn at(&self, address: SocketAddr, fresh: bool, upgrade: bool) -> HttpPeer {
+    pub(crate) fn at(&self, address: SocketAddr, fresh: bool, upgrade: bool) -> Arc<HttpPeer> {
+        if fresh || upgrade {
+            return Arc::new(self.made(address, fresh, upgrade));
+        }
+        let known = self.known.load();
+        let wanted = address.into();
+        if let Some(peer) = known.iter().find(|peer| peer._address == wanted) {
+            return peer.clone();
+        }
+        let peer = Arc::new(self.made(address, false, false));
+        // names may lead elsewhere every minute: what is not asked for any more goes some time
+        let kept = known.iter().take(ADDRESSES - 1).cloned();
+        let mut more = vec![peer.clone()];
+        more.extend(kept);
+        self.known.store(Arc::new(more));
+        peer
+    }
+
+    fn made(&self, address: SocketAddr, fresh: bool, upgrade: bool) -> HttpPeer {
         let mut peer = self.peer.clone();
         peer._address = address.into();
         if upgrade {

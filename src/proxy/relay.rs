@@ -394,7 +394,8 @@ impl Relay<'_> {
         let gateway = self.ground.gateway();
         if matches!(outcome, Outcome::Answered(..400)) {
             for (pool_id, member, trial) in self.suspects.drain(..) {
-                judge_server(gateway, pool_id, &member, trial, Conduct::Bad, "500");
+                let why = || "500".to_owned();
+                judge_server(gateway, pool_id, &member, trial, Conduct::Bad, why);
             }
         }
     }
