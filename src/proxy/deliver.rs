@@ -17,6 +17,7 @@ use super::exchange::{Exchange, Stop};
 use super::leg::Failed;
 use super::relay::Ground;
 use super::side::{Bound, earliest, while_client_stays, within};
+use super::slow::{self, NotTaken};
 use super::{Edge, bound, cached, memory, outcome};
 use crate::affinity::Marker;
 use crate::dialect::Broken;
@@ -44,6 +45,8 @@ pub(super) enum Standing {
 /// Why an answer was not passed on whole.
 enum Cut {
     Client,
+    /// The client, which takes too little of it.
+    Slow,
     Server(Outcome),
 }
 
@@ -157,6 +160,11 @@ pub(super) async fn deliver(
             }
             Err(Stop::ClientGone)
         }
+        Err(Cut::Slow) => {
+            account(&answer, outcome);
+            x.record.termination = Termination::SlowClient;
+            Err(Stop::ClientGone)
+        }
         Err(Cut::Server(outcome)) => {
             account(&answer, outcome);
             broken(session, x, &answer, outcome).await
@@ -206,8 +214,9 @@ async fn pass_on(
     let head = response_head(session, x, answer, standing);
     cached::begin(x, answer, &head);
     memory::begin(x, answer, standing);
-    let written = session.write_response_header(Box::new(head)).await;
-    let mut client = written.map_err(|_| Cut::Client);
+    let mut pace = slow::pace(&x.snapshot.gateway.config.limits);
+    let written = slow::write_head(session, Box::new(head), &mut pace).await;
+    let mut client = written.map_err(Cut::from);
     let received = &metrics.servers[answer.member.server].bytes_received;
     let mut next = answer.first.take();
     received.inc_by(answer.received as u64);
@@ -246,8 +255,8 @@ async fn pass_on(
         }
         if client.is_ok() {
             let piece = next.take().unwrap_or_default();
-            let written = session.write_response_body(piece, done).await;
-            client = written.map_err(|_| Cut::Client);
+            let written = slow::write_body(session, piece, done, &mut pace).await;
+            client = written.map_err(Cut::from);
         }
         if done {
             return client;
@@ -257,6 +266,15 @@ async fn pass_on(
             return client;
         }
         next = next_piece(edge, session, x, answer, received, upload).await?;
+    }
+}
+
+impl From<NotTaken> for Cut {
+    fn from(why: NotTaken) -> Self {
+        match why {
+            NotTaken::Gone => Cut::Client,
+            NotTaken::Slow => Cut::Slow,
+        }
     }
 }
 
@@ -479,6 +497,9 @@ pub(super) async fn answer_locally(
 ) -> Result<(), Stop> {
     x.record.local = Some(reply.code);
     x.record.status = reply.status.as_u16();
+    if x.unclear {
+        session.set_keepalive(None);
+    }
     let mut head = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 6))
         .expect("our statuses are valid");
     let own = [
@@ -504,17 +525,15 @@ pub(super) async fn answer_locally(
     if reply.status.as_u16() == 204 {
         head.remove_header(&header::CONTENT_LENGTH);
     }
-    session
-        .write_response_header(Box::new(head))
-        .await
-        .map_err(|_| Stop::ClientGone)?;
+    let mut pace = slow::pace(&x.snapshot.gateway.config.limits);
+    let gone = |_| Stop::ClientGone;
+    let written = slow::write_head(session, Box::new(head), &mut pace).await;
+    written.map_err(gone)?;
     x.first_byte();
     let body: Option<Bytes> = (!reply.body.is_empty() && !super::is_head(x)).then_some(reply.body);
     x.record.bytes_out = body.as_ref().map_or(0, |body| body.len() as u64);
-    session
-        .write_response_body(body.unwrap_or_default(), true)
-        .await
-        .map_err(|_| Stop::ClientGone)?;
+    let written = slow::write_body(session, body.unwrap_or_default(), true, &mut pace).await;
+    written.map_err(gone)?;
     x.record.termination = match reply.code {
         "upstream_timeout" => Termination::Timeout,
         code if code.starts_with("upstream_") => Termination::UpstreamAbort,
@@ -523,7 +542,7 @@ pub(super) async fn answer_locally(
     };
     // what follows is patience with the client, not work on its request
     x.record.times.total = x.started.elapsed();
-    if reply.code == "request_timeout" {
+    if matches!(reply.code, "request_timeout" | "request_too_slow") {
         // it had its time
         session.set_keepalive(None);
     } else if let Some(upload) = upload {

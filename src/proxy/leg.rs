@@ -17,13 +17,14 @@ use super::exchange::{Exchange, Stop};
 use super::peer::PeerTemplate;
 use super::request::Writing;
 use super::side::{Bound, Side, earliest, within};
-use super::{Edge, outcome};
+use super::{Edge, descriptors, outcome};
 use crate::config::{RetryOn, Route};
 use crate::dialect::{Translated, ollama};
 use crate::inspect::opening::Opening;
 use crate::observe::metrics::PoolMetrics;
 use crate::plan::{Outcome, Phase};
 use crate::pool::{Lease, Pool};
+use crate::reply;
 use crate::transform::fields::Rewritten;
 use crate::unit::TraceContext;
 
@@ -151,6 +152,11 @@ impl Leg<'_> {
         let connected = side.during(self.edge, within(bound, connecting)).await?;
         let (session, reused) = match connected {
             Ok(Ok(connected)) => connected,
+            Ok(Err(error)) if descriptors::ran_out(&error) => {
+                let exhausted = &self.edge.metrics.descriptors;
+                exhausted.note("a server could not be connected");
+                return Err(Failed::Stop(reply::exhausted().into()));
+            }
             Ok(Err(error)) => {
                 let outcome = outcome::of_connecting(&error);
                 // nobody mends a certificate that is not heard of

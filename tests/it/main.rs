@@ -11,6 +11,7 @@ mod affinity;
 mod background;
 mod bad_input;
 mod balance;
+mod bounds;
 mod budget;
 mod budgets;
 mod cache;
@@ -48,6 +49,7 @@ mod samples;
 mod sdk;
 mod shaping;
 mod slots;
+
 mod split;
 mod state;
 mod streaming;
