@@ -50,6 +50,7 @@ mod sdk;
 mod shaping;
 mod slots;
 
+mod smuggling;
 mod split;
 mod state;
 mod streaming;
