@@ -126,6 +126,17 @@ fn framing(headers: &HeaderMap, raw: Option<&[u8]>) -> Result<(), Refused> {
     }
 }
 
+/// Whether an answer's body can be told from what is around it: Pingora reads one of a coding that
+/// it does not know as if there were none.
+pub(crate) fn has_known_coding(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    codings.next().is_none_or(|coding| {
+        let coding = coding.as_bytes();
+        let known = [&b"chunked"[..], b"identity"];
+        known.iter().any(|known| coding.eq_ignore_ascii_case(known)) && codings.next().is_none()
+    })
+}
+
 fn ends_a_line_with_lf_alone(raw: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', raw).any(|at| at == 0 || raw[at - 1] != b'\r')
 }

@@ -20,6 +20,7 @@ use super::side::{Bound, Side, earliest, within};
 use super::{Edge, descriptors, outcome};
 use crate::config::{RetryOn, Route};
 use crate::dialect::{Translated, ollama};
+use crate::inspect::head::has_known_coding;
 use crate::inspect::opening::Opening;
 use crate::observe::metrics::PoolMetrics;
 use crate::plan::{Outcome, Phase};
@@ -371,6 +372,7 @@ impl Leg<'_> {
                 // we asked for no other protocol
                 StatusCode::SWITCHING_PROTOCOLS => return Err(Outcome::Invalid.into()),
                 status if status.is_informational() => continue,
+                _ if !has_known_coding(&head.headers) => return Err(Outcome::Invalid.into()),
                 _ => {}
             }
             let head = head.clone();

@@ -43,13 +43,13 @@ mod ollama;
 mod otlp;
 mod page;
 mod regression;
+mod reliability;
 mod reload;
 mod routing;
 mod samples;
 mod sdk;
 mod shaping;
 mod slots;
-
 mod smuggling;
 mod split;
 mod state;
