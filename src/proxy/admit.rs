@@ -16,6 +16,9 @@ use crate::route::{Known, Lookup};
 use crate::transform;
 use crate::unit;
 
+/// Characters that are logged of a path that is refused unread.
+const LOGGED: usize = 256;
+
 impl Proxy {
     /// Who asks, for what, and may it go on: all from the head alone.
     pub(super) fn admit(&self, session: &Session, x: &mut Exchange) -> Result<(), Stop> {
@@ -48,6 +51,7 @@ impl Proxy {
         let limits = x.snapshot.gateway.config.limits.head;
         if let Err(refused) = head::check(session, limits) {
             x.unclear = true;
+            x.record.path = x.record.path.chars().take(LOGGED).collect();
             return Err(reply::head_refused(refused).into());
         }
         let normal = path::normalise(head::raw_path(head))

@@ -111,6 +111,75 @@ fn every_ambiguous_request_is_refused_or_has_one_form() {
     );
 }
 
+/// Bytes that parsers stumble over, put into any place of any case, the same in every run.
+#[test]
+fn mutations_of_all_cases_come_out_in_the_same_form() {
+    const SPICE: &[&[u8]] = &[
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b"\0",
+        b" ",
+        b"\t",
+        b"\x0b",
+        b":",
+        b",",
+        b";",
+        b"0",
+        b"\xff",
+        b"\x7f",
+        b"+",
+        b"#",
+        b"%0a",
+        b"\\",
+        b"/",
+        b"\r\n ",
+        b"\r\ncontent-length: 1\r\n",
+        b"\r\ntransfer-encoding: chunked\r\n",
+    ];
+    let server = Strict::start();
+    let gateway = Gateway::start(&format!(
+        "limits: {{ header_timeout: 300ms, body_timeout: 300ms }}\npools: {{ a: {{ servers: ['http://{}'], health: false }} }}\nroutes: [{{ pool: a }}]\n",
+        server.address
+    ));
+    let to = gateway.address;
+    let threads: Vec<_> = (0..16u64)
+        .map(|thread| {
+            std::thread::spawn(move || {
+                let mut state = thread + 1;
+                let mut next = move |below: usize| {
+                    // Knuth's MMIX
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
+                    (state >> 33) as usize % below
+                };
+                for _ in 0..100 {
+                    let mut bytes = CASES[next(CASES.len())].bytes.to_vec();
+                    for _ in 0..=next(2) {
+                        let (at, spice) = (next(bytes.len()), SPICE[next(SPICE.len())]);
+                        match next(3) {
+                            0 => drop(bytes.remove(at)),
+                            1 => bytes[at] = spice[0],
+                            _ => drop(bytes.splice(at..at, spice.iter().copied())),
+                        }
+                    }
+                    let mut stream = connect(to);
+                    let _ = stream.write_all(&bytes);
+                    answers(&mut stream);
+                }
+            })
+        })
+        .collect();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    let kept = server.take();
+    assert_eq!(kept.faults, Vec::<String>::new());
+    assert!(kept.requests.len() > 100, "{}", kept.requests.len());
+    assert!(!gateway.stderr().contains("panicked"));
+}
+
 #[test]
 fn a_refused_head_ends_its_connection() {
     let server = Strict::start();

@@ -96,7 +96,8 @@ fn request(bytes: &[u8], address: SocketAddr) -> Result<Option<(Arrived, usize)>
     if head.iter().enumerate().any(|(n, b)| match b {
         b'\n' => n == 0 || head[n - 1] != b'\r',
         b'\r' => head.get(n + 1) != Some(&b'\n'),
-        b'\t' => true,
+        // is part of a value
+        b'\t' => false,
         b => b.is_ascii_control(),
     }) {
         return Err("a control character in the head".into());
