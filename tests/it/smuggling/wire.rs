@@ -142,6 +142,7 @@ fn request(bytes: &[u8], address: SocketAddr) -> Result<Option<(Arrived, usize)>
             return Err(format!("more than one {single}"));
         }
     }
+    let socket = value("connection") == Some("upgrade") && value("upgrade") == Some("websocket");
     for gone in [
         "connection",
         "keep-alive",
@@ -153,7 +154,7 @@ fn request(bytes: &[u8], address: SocketAddr) -> Result<Option<(Arrived, usize)>
         "proxy-connection",
         "proxy-authorization",
     ] {
-        if count.contains_key(gone) {
+        if count.contains_key(gone) && !(socket && matches!(gone, "connection" | "upgrade")) {
             return Err(format!("{gone} belongs to another hop"));
         }
     }
