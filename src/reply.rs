@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use crate::inspect::BodyError;
+use crate::inspect::head::Refused;
 use crate::keyring::Refusal;
 use crate::limit::{Exceeded, Short, Unit};
 use crate::plan::{Outcome, Phase};
@@ -42,7 +43,12 @@ pub(crate) const CODES: &[&str] = &[
     "model_not_found",
     "id_not_found",
     "body_too_large",
+    "uri_too_long",
+    "headers_too_large",
+    "expectation_failed",
+    "method_not_allowed",
     "request_timeout",
+    "request_too_slow",
     "invalid_api_key",
     "api_key_expired",
     "invalid_token",
@@ -96,6 +102,55 @@ fn plain(
 
 pub(crate) fn invalid_request(message: &str) -> Reply {
     error(StatusCode::BAD_REQUEST, "invalid_request", message, None)
+}
+
+/// A head that is refused before anything is made of it.
+pub(crate) fn head_refused(refused: Refused) -> Reply {
+    match refused {
+        Refused::Ambiguous(why) => invalid_request(&format!("The request is ambiguous: {why}.")),
+        Refused::Headers(limits) => headers_too_large(limits.fields, limits.bytes),
+        Refused::Uri(limit) => uri_too_long(limit),
+        Refused::Expectation => error(
+            StatusCode::EXPECTATION_FAILED,
+            "expectation_failed",
+            "The only expectation that is met is `100-continue`.",
+            None,
+        ),
+        Refused::Method => {
+            let mut reply = error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "CONNECT is not for this proxy, and TRACE would show what servers are sent.",
+                None,
+            );
+            let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+            reply.headers.push((header::ALLOW, allowed));
+            reply
+        }
+    }
+}
+
+/// `bytes`: of all fields together.
+pub(crate) fn headers_too_large(fields: usize, bytes: usize) -> Reply {
+    let message = format!(
+        "The request has more than {fields} headers, or more than {} in them.",
+        Size(bytes as u64)
+    );
+    error(
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "headers_too_large",
+        &message,
+        None,
+    )
+}
+
+/// `limit` in bytes.
+pub(crate) fn uri_too_long(limit: usize) -> Reply {
+    let message = format!(
+        "Path and query are longer than the limit of {} ({limit} bytes).",
+        Size(limit as u64)
+    );
+    error(StatusCode::URI_TOO_LONG, "uri_too_long", &message, None)
 }
 
 pub(crate) fn invalid_body(broken: &BodyError) -> Reply {
@@ -191,6 +246,30 @@ pub(crate) fn request_timeout() -> Reply {
         "The request body did not arrive in time.",
         None,
     )
+}
+
+/// `limit` in bytes a second.
+pub(crate) fn too_slow(limit: u64) -> Reply {
+    let message = format!("The request body came slower than {limit} bytes a second.");
+    error(
+        StatusCode::REQUEST_TIMEOUT,
+        "request_too_slow",
+        &message,
+        None,
+    )
+}
+
+/// Nothing can be opened any more, which is no server's fault.
+pub(crate) fn exhausted() -> Reply {
+    let mut reply = error(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "no_server_available",
+        "The proxy has no descriptors left for another connection.",
+        None,
+    );
+    let again = HeaderValue::from_static("1");
+    reply.headers.push((header::RETRY_AFTER, again));
+    reply
 }
 
 /// The servers of a route speak another dialect, which has no words for this request.

@@ -208,8 +208,13 @@ fn effective(config: &Config) -> Value {
             "limits",
             json!({
                 "connections": config.limits.connections,
+                "connections_per_ip": config.limits.connections_per_ip.most,
                 "header_timeout": span(config.limits.header_timeout),
                 "body_timeout": span(config.limits.body_timeout),
+                "min_rate": size(Some(config.limits.min_rate)),
+                "max_headers": config.limits.head.fields,
+                "max_header_size": size(Some(config.limits.head.bytes as u64)),
+                "max_uri": size(Some(config.limits.head.uri as u64)),
                 "per_ip": quota(&config.limits.per_ip),
             }),
         ),

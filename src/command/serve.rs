@@ -22,6 +22,7 @@ use crate::config::{self, Config, Format};
 use crate::gateway::Gateway;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
+use crate::proxy::descriptors;
 use crate::proxy::listen::Gate;
 use crate::proxy::{Edge, Snapshot};
 use crate::reply;
@@ -130,9 +131,11 @@ impl Running {
     }
 
     pub(super) fn set_limits(&self, limits: config::Limits) {
-        self.gate.set(limits.connections, limits.header_timeout);
-        self.admin_gate
-            .set(ADMIN_CONNECTIONS, limits.header_timeout);
+        let connections = descriptors::fitting(limits.connections);
+        let of_address = limits.connections_per_ip;
+        (self.gate).set(connections, of_address, limits.header_timeout);
+        let unbounded = config::PerAddress::default();
+        (self.admin_gate).set(ADMIN_CONNECTIONS, unbounded, limits.header_timeout);
     }
 }
 
@@ -376,8 +379,8 @@ async fn start(
         from_file: AtomicBool::new(false),
         notify: Notify::from_environment(upgrade::READY),
         listeners: Arc::default(),
-        gate: Gate::new(0, None),
-        admin_gate: Gate::new(0, None),
+        gate: Arc::default(),
+        admin_gate: Arc::default(),
         spending: Mutex::default(),
         source: admin.config.clone(),
         admin,

@@ -438,12 +438,36 @@ pub(crate) struct Retry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) connections: usize,
+    pub(crate) connections_per_ip: PerAddress,
     /// `None` is no limit.
     pub(crate) header_timeout: Option<Duration>,
     /// `None` is no limit.
     pub(crate) body_timeout: Option<Duration>,
+    /// In bytes a second; 0 is no limit.
+    pub(crate) min_rate: u64,
+    pub(crate) head: HeadLimits,
     /// Of each address.
     pub(crate) per_ip: Quota,
+}
+
+/// Connections that one address may have open at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PerAddress {
+    /// 0 is no limit.
+    pub(crate) most: usize,
+    /// It holds for this machine too.
+    pub(crate) loopback: bool,
+}
+
+/// How large the head of a request may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HeadLimits {
+    /// Header fields, at most 256.
+    pub(crate) fields: usize,
+    /// Of all fields in bytes, at most 512 KiB.
+    pub(crate) bytes: usize,
+    /// Of path and query in bytes, at most 64 KiB.
+    pub(crate) uri: usize,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -559,7 +583,7 @@ pub(crate) fn schema() -> Value {
 
 /// A hint for keys that the format will have, so that nobody looks for a typing error.
 fn later(key: &str) -> Option<&'static str> {
-    const LATER: &[&str] = &["connections_per_ip", "min_rate", "trusted_proxies"];
+    const LATER: &[&str] = &["trusted_proxies"];
     LATER.contains(&key).then_some(
         "this key is planned; the version you run does not have it yet, so remove it for now",
     )

@@ -333,8 +333,8 @@ fn admin_endpoints_that_others_can_reach_ask_for_something() {
 #[test]
 fn planned_keys_say_so_instead_of_being_ignored() {
     check(
-        &around("min_rate: { a: 20 }", ""),
-        &["unknown key `min_rate` (this key is planned"],
+        &around("trusted_proxies: [10.0.0.1]", ""),
+        &["unknown key `trusted_proxies` (this key is planned"],
     );
 }
 

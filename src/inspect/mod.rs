@@ -7,6 +7,7 @@ pub(crate) mod answer;
 pub(crate) mod audio;
 mod container;
 pub(crate) mod endpoint;
+pub(crate) mod head;
 mod json;
 pub(crate) mod listing;
 mod multipart;

@@ -5,6 +5,7 @@
 
 mod bucket;
 mod ledger;
+mod pace;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use bucket::{Bucket, Left, Short};
 pub(crate) use ledger::{Ledger, Spent, Usage, cost, month};
+pub(crate) use pace::Pace;
 
 use crate::config::{Config, PoolId, Quota};
 

@@ -13,6 +13,7 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::exhausted::Exhausted;
 use super::record::{Cached, Termination};
 use super::status::{LastReload, RouteCounts, ServerCounts};
 use crate::cache;
@@ -75,6 +76,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGaugeVec,
     pub(crate) connections_total: IntCounterVec,
     pub(crate) connections_rejected: IntCounterVec,
+    pub(crate) descriptors: Exhausted,
     tls_expiry: IntGaugeVec,
     tls_handshake: HistogramVec,
     tls_failures: IntCounterVec,
@@ -375,6 +377,7 @@ impl Metrics {
             connections: make.gauge("connections", "Client connections open now.", &["listener"]),
             connections_total: make.counter("connections_total", "Client connections accepted.", &["listener"]),
             connections_rejected: make.counter("connections_rejected_total", "Client connections closed at once or before a request, by reason.", &["listener", "reason"]),
+            descriptors: Exhausted::new(make.register(IntCounter::new("trunkline_descriptors_exhausted_total", "Times that a connection could not be accepted or made because no descriptor was left."))),
             tls_expiry: make.gauge("tls_certificate_expiry_timestamp_seconds", "When the certificate in service expires.", &["listener"]),
             tls_handshake: make.histogram("tls_handshake_seconds", "Duration of TLS handshakes with clients.", &["listener"], FIRST),
             tls_failures: make.counter("tls_handshake_failures_total", "TLS handshakes with clients that failed, by reason.", &["listener", "reason"]),

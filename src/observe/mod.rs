@@ -1,6 +1,7 @@
 //! What happened: one record a request, written once to the access log and the metrics.
 
 pub(crate) mod access_log;
+mod exhausted;
 pub(crate) mod failures;
 pub(crate) mod metrics;
 pub(crate) mod record;

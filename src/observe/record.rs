@@ -20,6 +20,8 @@ pub(crate) enum Termination {
     /// The client left.
     #[default]
     ClientAbort,
+    /// The client took the answer too slowly, and was cut.
+    SlowClient,
     /// The server broke off, or no server answered.
     UpstreamAbort,
     /// A limit passed before or in the answer.
@@ -31,6 +33,7 @@ impl Termination {
         Termination::Complete,
         Termination::Rejected,
         Termination::ClientAbort,
+        Termination::SlowClient,
         Termination::UpstreamAbort,
         Termination::Timeout,
     ];
@@ -40,6 +43,7 @@ impl Termination {
             Termination::Complete => "complete",
             Termination::Rejected => "rejected",
             Termination::ClientAbort => "client_abort",
+            Termination::SlowClient => "slow_client",
             Termination::UpstreamAbort => "upstream_abort",
             Termination::Timeout => "timeout",
         }

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use http::{HeaderName, Method, Version, header};
+use http::{HeaderName, Method, header};
 use pingora::protocols::http::ServerSession as Session;
 
 use super::body::Upload;
@@ -15,6 +15,9 @@ use crate::reply;
 use crate::route::{Known, Lookup};
 use crate::transform;
 use crate::unit;
+
+/// Characters that are logged of a path that is refused unread.
+const LOGGED: usize = 256;
 
 impl Proxy {
     /// Who asks, for what, and may it go on: all from the head alone.
@@ -45,26 +48,17 @@ impl Proxy {
             let origin = head::allowed_origin(head, self.cors.as_ref());
             x.answer_headers.extend(head::cors_headers(origin));
         }
+        let limits = x.snapshot.gateway.config.limits.head;
+        if let Err(refused) = head::check(session, limits) {
+            x.unclear = true;
+            x.record.path = x.record.path.chars().take(LOGGED).collect();
+            return Err(reply::head_refused(refused).into());
+        }
         let normal = path::normalise(head::raw_path(head))
             .map_err(|e| reply::invalid_request(&format!("{e}.")))?;
         x.record.path = endpoint::canonical(normal);
         x.operation = endpoint::operation(&x.record.path);
         x.record.operation = x.operation.map(Operation::label);
-        if head.version == Version::HTTP_11 && text(header::HOST).is_none() {
-            return Err(reply::invalid_request("The request has no Host header.").into());
-        }
-        // Pingora takes any list that ends in `chunked`, and what comes before would be lost
-        let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-        if codings.any(|coding| {
-            !coding
-                .as_bytes()
-                .trim_ascii()
-                .eq_ignore_ascii_case(b"chunked")
-        }) {
-            return Err(
-                reply::invalid_request("The only Transfer-Encoding taken is `chunked`.").into(),
-            );
-        }
         let came_back = head.headers.get_all(header::VIA).iter().any(|via| {
             via.to_str()
                 .is_ok_and(|via| via.split(',').any(|hop| hop.trim() == self.edge.via))

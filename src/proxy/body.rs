@@ -10,17 +10,21 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header;
+use http::{Version, header};
 use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
 
 use super::exchange::Stop;
+use super::slow::{self, Slow};
+use crate::config::Limits;
 use crate::inspect::audio::AudioMeter;
 use crate::inspect::{Body, BodyError, Scanner};
+use crate::limit::Pace;
 use crate::reply;
 
 /// Bytes of a body kept in memory.
@@ -39,8 +43,9 @@ pub(super) struct Upload {
     /// Largest allowed length in bytes.
     limit: u64,
     expects_continue: bool,
-    /// How long a client may take to send the next bytes; `None` where the session looks to it.
+    /// How long a client may take to send the next bytes; `None` for as long as it likes.
     timeout: Option<Duration>,
+    pace: Pace,
     received: u64,
     complete: bool,
     /// Since when all of it is here.
@@ -65,13 +70,16 @@ struct Spool {
 }
 
 impl Upload {
-    pub(super) fn new(session: &mut Session, timeout: Option<Duration>) -> Self {
+    pub(super) fn new(session: &mut Session, limits: &Limits) -> Self {
         let complete = session.is_body_empty();
         let headers = &session.req_header().headers;
         let declared = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+        // who speaks HTTP/1.0 knows no interim answer (RFC 9110, section 10.1.1)
+        let expects = headers.contains_key(header::EXPECT)
+            && session.req_header().version != Version::HTTP_10;
         Upload {
             declared: if complete {
                 Some(0)
@@ -79,8 +87,9 @@ impl Upload {
                 declared.filter(|_| !chunked)
             },
             limit: u64::MAX,
-            expects_continue: headers.contains_key(header::EXPECT),
-            timeout: timeout.filter(|_| session.is_http2()),
+            expects_continue: expects,
+            timeout: limits.body_timeout,
+            pace: slow::pace(limits),
             received: 0,
             complete,
             completed: complete.then(Instant::now),
@@ -177,7 +186,7 @@ impl Upload {
                 .await
                 .map_err(|_| Stop::ClientGone)?;
             // Pingora takes the interim answer for an early one and would close the connection
-            session.set_keepalive(Some(super::KEEPALIVE_SECS));
+            session.set_keepalive(self.declared.map(|_| super::KEEPALIVE_SECS));
         }
         let Some(piece) = self.read(session).await? else {
             self.complete = true;
@@ -224,19 +233,21 @@ impl Upload {
 
     /// The next bytes from the client. HTTP/2 may end a body with a piece that is empty, which
     /// must not go on: as a chunk it would end the body a second time (pingora issue 935).
-    async fn read(&self, session: &mut Session) -> Result<Option<Bytes>, Stop> {
+    async fn read(&mut self, session: &mut Session) -> Result<Option<Bytes>, Stop> {
         loop {
-            let reading = session.read_request_body();
-            // Pingora bounds only those of HTTP/1
-            let read = match self.timeout {
-                Some(limit) => pingora_timeout::timeout(limit, reading)
-                    .await
-                    .map_err(|_| Stop::from(reply::request_timeout()))?,
-                None => reading.await,
+            let reading = pin!(session.read_request_body());
+            let read = match slow::in_time(self.timeout, &mut self.pace, 0, reading).await {
+                Ok(read) => read.map_err(|error| not_received(&error))?,
+                Err(Slow::Silent) => return Err(reply::request_timeout().into()),
+                Err(Slow::Dripping) => return Err(reply::too_slow(self.pace.least()).into()),
             };
-            match read.map_err(|error| not_received(&error))? {
+            match read {
                 Some(piece) if piece.is_empty() => {}
-                piece => return Ok(piece),
+                piece => {
+                    let bytes = piece.as_ref().map_or(0, Bytes::len);
+                    self.pace.moved(bytes, Duration::ZERO);
+                    return Ok(piece);
+                }
             }
         }
     }

@@ -11,13 +11,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Edge;
 use super::body::Upload;
 use super::connection::Answer;
 use super::exchange::{Exchange, Stop};
 use super::relay::stopped;
 use super::side::{while_client_stays, within};
-use super::wire;
+use super::{Edge, slow};
 use crate::cache::key::{Caller, Digest, Hasher, Key, Question, RouteKey};
 use crate::cache::{
     self, Begun, Cache, First, Follower, Found, Headers, Lead, Next, Stored, Terms, Wish,
@@ -366,14 +365,12 @@ async fn hit(session: &mut Session, x: &mut Exchange, stored: &Stored) -> Result
         Some(length),
     );
     let gone = |_| Stop::ClientGone;
-    wire::write_head(session, Box::new(head), length > 0)
-        .await
-        .map_err(gone)?;
+    let mut pace = slow::pace(&x.snapshot.gateway.config.limits);
+    let written = slow::write_head(session, Box::new(head), length > 0, &mut pace).await;
+    written.map_err(gone)?;
     x.first_byte();
-    session
-        .write_response_body(stored.body.clone(), true)
-        .await
-        .map_err(gone)?;
+    let written = slow::write_body(session, stored.body.clone(), true, &mut pace).await;
+    written.map_err(gone)?;
     x.record.bytes_out = length;
     x.record.termination = Termination::Complete;
     Ok(())
@@ -413,10 +410,9 @@ async fn follow(
         begun.length,
     );
     let gone = |_| Stop::ClientGone;
-    session
-        .write_response_header(Box::new(head))
-        .await
-        .map_err(gone)?;
+    let mut pace = slow::pace(&x.snapshot.gateway.config.limits);
+    let written = slow::write_head(session, Box::new(head), false, &mut pace).await;
+    written.map_err(gone)?;
     loop {
         let next = while_client_stays(edge, Some(session), Box::pin(follower.next())).await;
         let piece = match stopped(next) {
@@ -432,10 +428,10 @@ async fn follow(
         };
         x.first_byte();
         x.record.bytes_out += piece.len() as u64;
-        let written = session.write_response_body(piece, false).await;
+        let written = slow::write_body(session, piece, false, &mut pace).await;
         written.map_err(gone)?;
     }
-    let written = session.write_response_body(Bytes::new(), true).await;
+    let written = slow::write_body(session, Bytes::new(), true, &mut pace).await;
     written.map_err(gone)?;
     x.record.termination = Termination::Complete;
     Ok(())

@@ -17,7 +17,8 @@ use super::exchange::{Exchange, Stop};
 use super::leg::Failed;
 use super::relay::Ground;
 use super::side::{Bound, earliest, while_client_stays, within};
-use super::{Edge, bound, cached, memory, outcome, wire};
+use super::slow::{self, NotTaken};
+use super::{Edge, bound, cached, memory, outcome};
 use crate::affinity::Marker;
 use crate::dialect::Broken;
 use crate::inspect::Body;
@@ -44,6 +45,8 @@ pub(super) enum Standing {
 /// Why an answer was not passed on whole.
 enum Cut {
     Client,
+    /// The client, which takes too little of it.
+    Slow,
     Server(Outcome),
 }
 
@@ -157,6 +160,11 @@ pub(super) async fn deliver(
             }
             Err(Stop::ClientGone)
         }
+        Err(Cut::Slow) => {
+            account(&answer, outcome);
+            x.record.termination = Termination::SlowClient;
+            Err(Stop::ClientGone)
+        }
         Err(Cut::Server(outcome)) => {
             account(&answer, outcome);
             broken(session, x, &answer, outcome).await
@@ -209,6 +217,7 @@ async fn pass_on(
     let chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
     let mut head = Some(Box::new(head));
     let mut client = Ok(());
+    let mut pace = slow::pace(&x.snapshot.gateway.config.limits);
     let received = &metrics.servers[answer.member.server].bytes_received;
     let mut next = answer.first.take();
     received.inc_by(answer.received as u64);
@@ -233,8 +242,8 @@ async fn pass_on(
         // it goes out together with the piece behind it, if there is one
         if let Some(head) = head.take() {
             let more = next.as_ref().is_some_and(|piece| !piece.is_empty());
-            let written = wire::write_head(session, head, more).await;
-            client = written.map_err(|_| Cut::Client);
+            let written = slow::write_head(session, head, more, &mut pace).await;
+            client = written.map_err(Cut::from);
         }
         // an empty piece would end the body
         if !done && next.as_ref().is_some_and(Bytes::is_empty) {
@@ -254,10 +263,10 @@ async fn pass_on(
         if client.is_ok() {
             let piece = next.take().unwrap_or_default();
             let written = match done && chunked {
-                true => wire::write_last(session, piece).await,
-                false => session.write_response_body(piece, done).await,
+                true => slow::write_last(session, piece, &mut pace).await,
+                false => slow::write_body(session, piece, done, &mut pace).await,
             };
-            client = written.map_err(|_| Cut::Client);
+            client = written.map_err(Cut::from);
         }
         if done {
             return client;
@@ -267,6 +276,15 @@ async fn pass_on(
             return client;
         }
         next = next_piece(edge, session, x, answer, received, upload).await?;
+    }
+}
+
+impl From<NotTaken> for Cut {
+    fn from(why: NotTaken) -> Self {
+        match why {
+            NotTaken::Gone => Cut::Client,
+            NotTaken::Slow => Cut::Slow,
+        }
     }
 }
 
@@ -489,6 +507,9 @@ pub(super) async fn answer_locally(
 ) -> Result<(), Stop> {
     x.record.local = Some(reply.code);
     x.record.status = reply.status.as_u16();
+    if x.unclear {
+        session.set_keepalive(None);
+    }
     let mut head = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 6))
         .expect("our statuses are valid");
     let own = [
@@ -515,15 +536,14 @@ pub(super) async fn answer_locally(
         head.remove_header(&header::CONTENT_LENGTH);
     }
     let body: Option<Bytes> = (!reply.body.is_empty() && !super::is_head(x)).then_some(reply.body);
-    wire::write_head(session, Box::new(head), body.is_some())
-        .await
-        .map_err(|_| Stop::ClientGone)?;
+    let mut pace = slow::pace(&x.snapshot.gateway.config.limits);
+    let gone = |_| Stop::ClientGone;
+    let written = slow::write_head(session, Box::new(head), body.is_some(), &mut pace).await;
+    written.map_err(gone)?;
     x.first_byte();
     x.record.bytes_out = body.as_ref().map_or(0, |body| body.len() as u64);
-    session
-        .write_response_body(body.unwrap_or_default(), true)
-        .await
-        .map_err(|_| Stop::ClientGone)?;
+    let written = slow::write_body(session, body.unwrap_or_default(), true, &mut pace).await;
+    written.map_err(gone)?;
     x.record.termination = match reply.code {
         "upstream_timeout" => Termination::Timeout,
         code if code.starts_with("upstream_") => Termination::UpstreamAbort,
@@ -532,7 +552,7 @@ pub(super) async fn answer_locally(
     };
     // what follows is patience with the client, not work on its request
     x.record.times.total = x.started.elapsed();
-    if reply.code == "request_timeout" {
+    if matches!(reply.code, "request_timeout" | "request_too_slow") {
         // it had its time
         session.set_keepalive(None);
     } else if let Some(upload) = upload {

@@ -38,6 +38,8 @@ pub(crate) struct Exchange {
     pub(super) taken: Taken,
     /// Only pools at home may be asked.
     pub(super) home: bool,
+    /// Its head was refused: where the next request begins is anybody's guess.
+    pub(super) unclear: bool,
     /// The connection is to become a WebSocket.
     pub(super) upgrade: bool,
     /// How long the client waits for an answer, less what that needs to reach it.
@@ -98,6 +100,7 @@ impl Exchange {
             asks_usage: false,
             taken: Taken::default(),
             home: false,
+            unclear: false,
             upgrade: false,
             patience: None,
             cors: false,

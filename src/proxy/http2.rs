@@ -18,11 +18,14 @@ use pingora::server::ShutdownWatch;
 use tokio::task::JoinSet;
 
 use super::{Proxy, listen};
+use crate::config::HeadLimits;
 
 /// Requests at once on one connection.
 const STREAMS: u32 = 256;
-/// Bytes of all headers of a request.
-const HEADERS: u32 = 64 * 1024;
+/// Bytes that a head may have beyond its limit to be answered in our words.
+const SLACK: usize = 16 * 1024;
+/// Bytes that HTTP/2 counts for each header, however short (RFC 9113, section 6.5.2).
+const OF_HEADER: usize = 32;
 /// Bytes of a request body that may be under way unread: of one request, and of a connection.
 /// The default, 64 KiB, is 1 MB/s to a client 60 ms away. The connection's is what it may cost us,
 /// and as many uploads that nobody reads may stand still before they hold up the others.
@@ -74,11 +77,12 @@ async fn starts_http2(stream: &mut Stream, mut stop: ShutdownWatch) -> Option<bo
     }
 }
 
-fn options() -> H2Options {
+fn options(limits: HeadLimits) -> H2Options {
+    let headers = limits.bytes + limits.uri + limits.fields * OF_HEADER + SLACK;
     let mut options = server::default_h2_options();
     options
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(HEADERS)
+        .max_header_list_size(headers as u32)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
     options
@@ -99,7 +103,8 @@ async fn serve(proxy: &Arc<Proxy>, stream: Stream, mut stop: ShutdownWatch) {
         .socket_digest
         .as_ref()
         .map(|socket| socket.peer_addr());
-    let mut connection = match server::handshake(stream, Some(options())).await {
+    let limits = proxy.edge.snapshot().gateway.config.limits.head;
+    let mut connection = match server::handshake(stream, Some(options(limits))).await {
         Ok(connection) => connection,
         Err(error) => return log::debug!("{}: {error}", proxy.listener),
     };

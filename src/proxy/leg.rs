@@ -21,13 +21,15 @@ use super::peer::PeerTemplate;
 use super::request::Writing;
 use super::side::{Bound, Side, earliest, within};
 use super::wire::{self, Wire};
-use super::{Edge, outcome};
+use super::{Edge, descriptors, outcome};
 use crate::config::{RetryOn, Route};
 use crate::dialect::{Translated, ollama};
+use crate::inspect::head::has_known_coding;
 use crate::inspect::opening::Opening;
 use crate::observe::metrics::PoolMetrics;
 use crate::plan::{Outcome, Phase};
 use crate::pool::{Lease, Pool};
+use crate::reply;
 use crate::transform::fields::Rewritten;
 use crate::unit::TraceContext;
 
@@ -166,6 +168,11 @@ impl Leg<'_> {
         let connected = side.during(self.edge, within(bound, connecting)).await?;
         let (session, reused) = match connected {
             Ok(Ok(connected)) => connected,
+            Ok(Err(error)) if descriptors::ran_out(&error) => {
+                let exhausted = &self.edge.metrics.descriptors;
+                exhausted.note("a server could not be connected");
+                return Err(Failed::Stop(reply::exhausted().into()));
+            }
             Ok(Err(error)) => {
                 let outcome = outcome::of_connecting(&error);
                 // nobody mends a certificate that is not heard of
@@ -407,6 +414,7 @@ impl Leg<'_> {
                 // we asked for no other protocol
                 StatusCode::SWITCHING_PROTOCOLS => return Err(Outcome::Invalid.into()),
                 status if status.is_informational() => continue,
+                _ if !has_known_coding(&head.headers) => return Err(Outcome::Invalid.into()),
                 _ => {}
             }
             let head = head.clone();

@@ -17,12 +17,16 @@ use prometheus::{IntCounter, IntGauge};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
+pub(crate) use super::gate::Gate;
+
+use super::descriptors::{Spare, are_exhausted};
+use super::gate::Full;
 use super::tls::Tls;
 use super::wire::Wire;
 use crate::observe::metrics::Metrics;
 
-/// How long to wait when the system has no descriptors left, instead of asking without end.
-const EXHAUSTED: Duration = Duration::from_millis(50);
+/// How long to wait when nobody can be accepted, instead of asking without end.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections that may wait to be accepted: what the system allows at most by default. With less, a
 /// burst of clients runs into SYN retransmissions and waits for seconds.
@@ -54,53 +58,6 @@ pub(crate) fn idle() {
             .since
             .store(waiting.start.elapsed().as_millis() as u64 + 1, Relaxed);
     });
-}
-
-/// What bounds the connections of all client listeners together.
-pub(crate) struct Gate {
-    max_connections: AtomicUsize,
-    /// In milliseconds; 0 for no limit.
-    header_timeout: AtomicU64,
-    open: AtomicUsize,
-}
-
-impl Gate {
-    pub(crate) fn new(max_connections: usize, header_timeout: Option<Duration>) -> Arc<Self> {
-        let gate = Gate {
-            max_connections: AtomicUsize::default(),
-            header_timeout: AtomicU64::default(),
-            open: AtomicUsize::new(0),
-        };
-        gate.set(max_connections, header_timeout);
-        Arc::new(gate)
-    }
-
-    /// Bounds the connections that come from now on otherwise; `None` for no limit.
-    pub(crate) fn set(&self, max_connections: usize, header_timeout: Option<Duration>) {
-        let milliseconds = header_timeout.map_or(0, |limit| limit.as_millis().max(1) as u64);
-        self.max_connections.store(max_connections, Relaxed);
-        self.header_timeout.store(milliseconds, Relaxed);
-    }
-
-    fn header_timeout(&self) -> Option<Duration> {
-        let milliseconds = self.header_timeout.load(Relaxed);
-        (milliseconds > 0).then(|| Duration::from_millis(milliseconds))
-    }
-
-    /// Connections open now.
-    pub(crate) fn open(&self) -> usize {
-        self.open.load(Relaxed)
-    }
-}
-
-/// One place less in a gate, until it is dropped.
-struct Pass(Arc<Gate>, IntGauge);
-
-impl Drop for Pass {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Relaxed);
-        self.1.dec();
-    }
 }
 
 /// A socket that listens. It stays open while its listener is replaced by another one.
@@ -156,9 +113,12 @@ pub(crate) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
+    metrics: Arc<Metrics>,
     open: IntGauge,
     accepted: IntCounter,
     refused: IntCounter,
+    of_address: IntCounter,
+    exhausted: IntCounter,
     late: IntCounter,
 }
 
@@ -170,7 +130,7 @@ impl Listener {
     pub(crate) fn new(
         socket: &Socket,
         tls: Option<Arc<Tls>>,
-        metrics: &Metrics,
+        metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
         let label = socket.address.to_string();
         let rejected = |reason| {
@@ -182,11 +142,26 @@ impl Listener {
             open: metrics.connections.with_label_values(&[&label]),
             accepted: metrics.connections_total.with_label_values(&[&label]),
             refused: rejected("connections"),
+            of_address: rejected("connections_per_ip"),
+            exhausted: rejected("descriptors"),
             late: rejected("header_timeout"),
             socket: TcpListener::from_std(socket.again()?.inner)?,
             address: socket.address,
             tls,
+            metrics: metrics.clone(),
         })
+    }
+
+    async fn not_accepted(&self, error: &io::Error, spare: &mut Spare) {
+        if !are_exhausted(error) {
+            log::warn!("{}: a connection was not accepted: {error}", self.address);
+            return tokio::time::sleep(PAUSE).await;
+        }
+        self.metrics.descriptors.note("a client was turned away");
+        match spare.turn_away(&self.socket).await {
+            true => self.exhausted.inc(),
+            false => tokio::time::sleep(PAUSE).await,
+        }
     }
 
     /// Accepts connections for `app` until `stops` says so.
@@ -194,35 +169,35 @@ impl Listener {
     where
         A: ServerApp + Send + Sync + 'static,
     {
+        let mut spare = Spare::new();
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
                 _ = stops.accepting.wait_for(|stop| *stop) => break,
             };
-            let (socket, client) = match accepted {
+            let (socket, from) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    log::warn!(
-                        "{}: a connection could not be accepted: {error}",
-                        self.address
-                    );
-                    tokio::time::sleep(EXHAUSTED).await;
+                    self.not_accepted(&error, &mut spare).await;
                     continue;
                 }
             };
             self.accepted.inc();
-            if gate.open.fetch_add(1, Relaxed) >= gate.max_connections.load(Relaxed) {
-                gate.open.fetch_sub(1, Relaxed);
-                self.refused.inc();
-                continue;
-            }
-            self.open.inc();
-            let pass = Pass(gate.clone(), self.open.clone());
+            let pass = match gate.enter(from.ip(), &self.open) {
+                Ok(pass) => pass,
+                Err(full) => {
+                    match full {
+                        Full::Altogether => self.refused.inc(),
+                        Full::OfAddress => self.of_address.inc(),
+                    }
+                    continue;
+                }
+            };
             let (app, late) = (app.clone(), self.late.clone());
             let stop = stops.connections.clone();
             let tls = self.tls.clone();
             tokio::spawn(async move {
-                if !connection(app, (socket, client), tls, &pass.0, stop).await {
+                if !connection(app, (socket, from), tls, &pass.gate, stop).await {
                     late.inc();
                 }
             });

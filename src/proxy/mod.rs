@@ -14,7 +14,9 @@ mod bound;
 mod cached;
 mod connection;
 mod deliver;
+pub(crate) mod descriptors;
 mod exchange;
+mod gate;
 mod head;
 mod hedge;
 pub(crate) mod http2;
@@ -30,6 +32,7 @@ mod preload;
 mod relay;
 mod request;
 mod side;
+mod slow;
 mod taken;
 pub(crate) mod tls;
 mod tunnel;
@@ -42,11 +45,11 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use pingora::ErrorType;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora::connectors::http::Connector;
 use pingora::protocols::http::ServerSession as Session;
 use pingora::server::ShutdownWatch;
+use pingora::{Error, ErrorType};
 
 use body::Upload;
 use deliver::answer_locally;
@@ -236,7 +239,7 @@ impl HttpServerApp for Proxy {
                 return None;
             }
             Err(error) if *error.etype() == ErrorType::InvalidHTTPHeader => {
-                self.refuse(&mut session).await
+                self.refuse(&mut session, &error).await
             }
             // the client closed, or broke off
             Ok(false) | Err(_) => return None,
@@ -257,11 +260,12 @@ impl Proxy {
             && !self.edge.draining.load(Relaxed)
             && head::keeps_alive(session.req_header());
         session.set_keepalive(goes_on.then_some(KEEPALIVE_SECS));
-        session.set_read_timeout(limits.body_timeout);
+        // reading a body has limits of its own
+        session.set_read_timeout(None);
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         // the watch for a client that leaves must not trip over its next request
         session.set_pipelining_enabled(true);
-        let mut upload = Upload::new(session, limits.body_timeout);
+        let mut upload = Upload::new(session, limits);
         let served = self.receive(session, &mut x, &mut upload).await;
         x.record.bytes_in = upload.received();
         let served = match served {
@@ -307,7 +311,7 @@ impl Proxy {
     }
 
     /// Answers what is no request: it has no method and no path to tell of, but it was here.
-    async fn refuse(&self, session: &mut Session) -> Result<(), Stop> {
+    async fn refuse(&self, session: &mut Session, error: &Error) -> Result<(), Stop> {
         let mut x = Exchange::new(self.edge.snapshot(), &self.edge.metrics.in_flight);
         let address = session
             .client_addr()
@@ -317,7 +321,11 @@ impl Proxy {
         x.record.listener.clone_from(&self.listener);
         x.take_request_id(unit::new_request_id());
         session.set_keepalive(None);
-        let reply = reply::invalid_request("This is no HTTP request that can be understood.");
+        let limits = x.snapshot.gateway.config.limits.head;
+        let reply = match head::too_much(error, limits) {
+            Some(refused) => reply::head_refused(refused),
+            None => reply::invalid_request("This is no HTTP request that can be understood."),
+        };
         self.count_local(reply.code);
         let answered = answer_locally(session, &mut x, reply, None).await;
         self.finish(&mut x);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -21,6 +22,7 @@ use crate::config::{self, Health};
 use crate::gateway::Gateway;
 use crate::observe::metrics::Metrics;
 use crate::pool::{Member, Pool, Sign, Signs, Watch};
+use crate::proxy::descriptors::ran_out;
 use crate::proxy::peer::PeerTemplate;
 
 /// How often host names are resolved again.
@@ -80,6 +82,8 @@ impl Watcher {
                     loading,
                     models,
                     signs: signs.clone(),
+                    metrics: self.metrics.clone(),
+                    well: AtomicBool::new(false),
                 }) as _)
             }
         };
@@ -231,6 +235,9 @@ struct Probe {
     /// How it is asked for the models it has in memory, if it tells.
     models: Option<RequestHeader>,
     signs: Arc<Signs>,
+    metrics: Arc<Metrics>,
+    /// How the last probe went that could be made.
+    well: AtomicBool,
 }
 
 /// The head of a request of our own, on a connection of its own.
@@ -294,6 +301,20 @@ impl HealthCheck for Probe {
             Ok(result) => result,
             Err(_) => Error::e_explain(ErrorType::ReadTimedout, "the probe took too long"),
         };
+        // that we can open nothing says nothing about the server
+        if let Err(error) = &result
+            && ran_out(error)
+        {
+            self.metrics
+                .descriptors
+                .note("a server could not be probed");
+            return if self.well.load(Relaxed) {
+                Ok(())
+            } else {
+                result
+            };
+        }
+        self.well.store(result.is_ok(), Relaxed);
         self.duration.observe(started.elapsed().as_secs_f64());
         let loading = result.as_ref().is_err_and(|error| {
             matches!(

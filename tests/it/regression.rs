@@ -400,7 +400,6 @@ fn what_is_no_request_is_answered_counted_and_logged_like_one() {
         b"GET /v1/x HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
         b"GET /v1/x HTTP/1.1\r\nbad header\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n\r\n",
     ];
     for bytes in broken {
         let mut stream = connect(gateway.address);

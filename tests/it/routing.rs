@@ -247,7 +247,7 @@ fn bad_requests_are_refused_in_openais_shape_and_nothing_is_sent() {
         (
             chat("--x").header("content-type", "multipart/form-data; boundary=x"),
             400,
-            "invalid_json",
+            "invalid_request",
         ),
         (
             Request::new("POST", "/v1/chat/completions")

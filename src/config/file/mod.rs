@@ -816,12 +816,24 @@ pub(crate) struct Quota {
 pub(crate) struct Limits {
     /// Connections open at once on all client listeners. Default 10000.
     pub(crate) connections: Option<u32>,
+    /// Connections open at once from one address; an IPv6 network of 64 bits counts as one, 0 is no
+    /// limit. Default 256, but not for this machine itself, where another proxy may stand in front.
+    pub(crate) connections_per_ip: Option<u32>,
     /// Time a request head may take from its first chance to arrive. Default 10s.
     pub(crate) header_timeout: Option<Span>,
     /// Time between two chunks of a request body. Default 60s.
     pub(crate) body_timeout: Option<Span>,
+    /// Least that a client sends of a body, or takes of an answer, in each second that is waited for
+    /// it, on average over `body_timeout`; 0 is no limit. Default 100B.
+    pub(crate) min_rate: Option<Size>,
     /// Largest request body. Default 100MiB.
     pub(crate) max_body: Option<Size>,
+    /// Most header fields of a request, 1 to 256. Default 128.
+    pub(crate) max_headers: Option<u32>,
+    /// Size of all header fields of a request together, 1KiB to 512KiB. Default 64KiB.
+    pub(crate) max_header_size: Option<Size>,
+    /// Size of path and query of a request, 1KiB to 64KiB. Default 16KiB.
+    pub(crate) max_uri: Option<Size>,
     /// How much each address may ask for; an IPv6 network of 64 bits counts as one.
     pub(crate) per_ip: Quota,
 }

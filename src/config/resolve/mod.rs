@@ -6,6 +6,7 @@ mod affinity;
 mod fields;
 mod jwt;
 mod keys;
+mod limits;
 mod listeners;
 mod memory;
 mod pools;
@@ -22,7 +23,7 @@ use http::HeaderValue;
 use super::file::File;
 use super::problem::{Problem, Severity};
 use super::tree::{self, Tree, at};
-use super::{AccessLog, Config, Limits, Log, Pool, Shutdown};
+use super::{AccessLog, Config, Log, Pool, Shutdown};
 use crate::unit::{Secret, Size, Span};
 
 pub(super) fn resolve(
@@ -85,12 +86,7 @@ pub(super) fn resolve(
         state,
         sessions,
         affinity_secret,
-        limits: Limits {
-            connections: file.limits.connections.unwrap_or(10_000) as usize,
-            header_timeout: file.limits.header_timeout.unwrap_or(Span::secs(10)).limit(),
-            body_timeout: file.limits.body_timeout.unwrap_or(Span::secs(60)).limit(),
-            per_ip: keys::quota(&file.limits.per_ip),
-        },
+        limits: resolver.limits(&file.limits),
         log: Log {
             level: file.log.level.unwrap_or_default(),
             format: file.log.format,
