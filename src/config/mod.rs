@@ -687,4 +687,6 @@ impl Names {
 }
 
 #[cfg(test)]
+pub(crate) mod props;
+#[cfg(test)]
 mod tests;

@@ -5,6 +5,8 @@
 
 mod bucket;
 mod ledger;
+#[cfg(test)]
+pub(crate) mod props;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

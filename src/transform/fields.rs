@@ -211,6 +211,11 @@ fn insertion(body: &Body, added: &[(&str, Value)], mut first: bool) -> Bytes {
 }
 
 impl Edits {
+    #[cfg(test)]
+    pub(super) fn all(&self) -> &[Edit] {
+        &self.0
+    }
+
     /// Adds those of others that touch none of these.
     pub(crate) fn add(&mut self, others: &[Edit]) {
         for edit in others {
