@@ -37,6 +37,7 @@ const TARGETS: &[Target] = &[
     target("audio", crate::inspect::props::audio::holds),
     target("opening", crate::inspect::props::opening::holds),
     target("path", crate::inspect::props::path::holds),
+    target("listing", crate::inspect::props::lists),
     target("rewrite", crate::transform::props::rewrite::holds),
     target("events", crate::transform::props::events::holds),
     target("headers", crate::transform::props::headers::holds),

@@ -104,7 +104,9 @@ const WORDS: &[&[u8]] = &[
 
 /// One of `pool`, changed in up to eight places.
 pub(super) fn mutate(random: &mut Rng, pool: &[Vec<u8>]) -> Vec<u8> {
-    let mut data = some(random, pool).to_vec();
+    // of two, the shorter one: what is long takes long
+    let (one, other) = (some(random, pool), some(random, pool));
+    let mut data = if one.len() < other.len() { one } else { other }.to_vec();
     for _ in 0..1 << random.u8(0..4) {
         change(random, &mut data, pool);
     }
@@ -119,7 +121,7 @@ fn some<'a>(random: &mut Rng, pool: &'a [Vec<u8>]) -> &'a [u8] {
 fn change(random: &mut Rng, data: &mut Vec<u8>, pool: &[Vec<u8>]) {
     let at = random.usize(0..=data.len());
     let end = data.len().min(at + (1 << random.u32(0..8)));
-    match random.u8(0..11) {
+    match random.u8(0..13) {
         0 => put(data, at..at, &[random.u8(..)]),
         1 | 2 if at < data.len() => data[at] ^= 1 << random.u8(0..8),
         3 if at < data.len() => data[at] = random.u8(..),
@@ -150,8 +152,26 @@ fn change(random: &mut Rng, data: &mut Vec<u8>, pool: &[Vec<u8>]) {
             put(data, at..end, &other[from..to]);
         }
         10 if random.u8(0..4) == 0 => data.truncate(at),
+        11 => {
+            let line = line(random, data);
+            data.drain(line);
+        }
+        12 => {
+            let other = some(random, pool);
+            let with = other[line(random, other)].to_vec();
+            let to = line(random, data).start;
+            put(data, to..to, &with);
+        }
         _ => {}
     }
+}
+
+/// A line, with its end.
+fn line(random: &mut Rng, data: &[u8]) -> std::ops::Range<usize> {
+    let at = random.usize(0..=data.len());
+    let start = memchr::memrchr(b'\n', &data[..at]).map_or(0, |before| before + 1);
+    let end = memchr::memchr(b'\n', &data[at..]).map_or(data.len(), |more| at + more + 1);
+    start..end
 }
 
 fn put(data: &mut Vec<u8>, at: std::ops::Range<usize>, with: &[u8]) {

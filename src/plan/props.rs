@@ -44,7 +44,18 @@ fn config(dice: &mut Dice<'_>) -> Config {
         writeln!(text, "]{extra} }}").expect("it is text");
     }
     let (attempts, percent) = (1 + dice.below(4), dice.below(101));
-    let rest: Vec<String> = (1..count).map(|n| format!("p{n}")).collect();
+    let shared = 1 + dice.below(count);
+    let names = |pools: std::ops::Range<usize>, around: [&str; 2]| -> String {
+        let all: Vec<String> = pools
+            .map(|n| format!("{}p{n}{}", around[0], around[1]))
+            .collect();
+        all.join(", ")
+    };
+    let first = match shared {
+        1 => "pool: p0".to_owned(),
+        _ => format!("split: [{}]", names(0..shared, ["{ pool: ", " }"])),
+    };
+    let rest = names(shared..count, ["", ""]);
     let budget = if dice.below(2) == 0 {
         String::new()
     } else {
@@ -52,8 +63,7 @@ fn config(dice: &mut Dice<'_>) -> Config {
     };
     write!(
         text,
-        "routes: [{{ pool: p0, fallback: [{}], retry: {{ attempts: {attempts}{budget} }} }}]",
-        rest.join(", ")
+        "routes: [{{ {first}, fallback: [{rest}], retry: {{ attempts: {attempts}{budget} }} }}]"
     )
     .expect("it is text");
     let (config, problems) = config::read(&text, Path::new("."), &|_| None);
@@ -65,9 +75,13 @@ fn config(dice: &mut Dice<'_>) -> Config {
 struct Asked {
     servers: Vec<Arc<Member>>,
     targets: Vec<usize>,
+    /// Those beside another.
+    hedged: Vec<bool>,
     /// Repeats that were allowed, because a server was only not ready.
     again: usize,
     paid: u64,
+    /// Accounts with nothing left.
+    spent: Vec<Account>,
 }
 
 pub(crate) fn holds(data: &[u8]) -> u64 {
@@ -112,7 +126,7 @@ fn one(
     held: &mut Vec<Attempt>,
 ) -> Asked {
     let route = &config.routes[0];
-    let first = 0;
+    let first = dice.below(route.firsts().len());
     let pinned = (dice.below(8) == 0).then(|| (PoolId(dice.below(pools.len())), dice.below(2)));
     let wordless = dice.below(16);
     let translated = Cell::new(0_u32);
@@ -183,9 +197,12 @@ fn one(
         }
         if dice.below(4) == 3 {
             let pool = &pools[route.targets[attempt.target].pool.0];
-            plan.account_is_spent(pool.server(&attempt.lease));
+            let server = pool.server(&attempt.lease);
+            plan.account_is_spent(server);
+            asked.spent.extend(account(server));
         }
-        let _ = plan.could_go_on(&on);
+        let _ = plan.is_poison(Outcome::Answered([200, 500][dice.below(2)]));
+        let _ = (plan.could_go_on(&on), plan.has_another_pool(&on));
         if dice.below(4) == 2 {
             held.push(attempt);
         }
@@ -206,7 +223,13 @@ impl Asked {
         self.paid += u64::from(!self.servers.is_empty());
         self.servers.push(member);
         self.targets.push(attempt.target);
+        self.hedged.push(attempt.step == Step::Hedge);
         let id = on.route.targets[attempt.target].pool;
+        let account = account(on.pools[id.0].server(&attempt.lease));
+        assert!(
+            account.is_none_or(|one| !self.spent.contains(&one)),
+            "it has nothing left"
+        );
         if let Some((pool, _)) = on.pinned {
             assert_eq!(pool, id, "another than the only one that can be asked");
         }
@@ -220,14 +243,16 @@ impl Asked {
         }));
     }
 
+    /// A backup has its turn beyond the attempts; a hedge has one beside them.
     fn bounded(&self, on: &Terrain<'_>) {
+        let most = on.route.retry.attempts as usize + 1 + self.again;
         for target in 0..on.route.targets.len() {
-            let count = self.targets.iter().filter(|one| **one == target).count();
-            // a backup has its turn beyond them, and so has a hedge
-            let most = on.route.retry.attempts as usize + 1 + self.again;
-            let hedges = self.targets.len();
+            let all = self.targets.iter().zip(&self.hedged);
+            let count = all
+                .filter(|(one, hedged)| **one == target && !**hedged)
+                .count();
             assert!(
-                count <= most + hedges,
+                count <= most,
                 "{count} attempts in one pool, {most} were allowed"
             );
         }

@@ -6,7 +6,18 @@ pub(crate) mod json;
 pub(crate) mod opening;
 pub(crate) mod path;
 
-use super::{Body, BodyError, Scanner};
+use super::{Body, BodyError, Scanner, listing};
+use crate::fuzz::shape;
+
+/// What servers say they have: names that can be asked for, or nothing.
+pub(crate) fn lists(data: &[u8]) -> u64 {
+    let (models, voices) = (listing::models(data), listing::voices(data));
+    let names = models.iter().flatten().map(|model| &model.id);
+    for name in names.chain(voices.iter().flatten()) {
+        assert!(!name.is_empty());
+    }
+    shape((models.map(|all| all.len()), voices.map(|all| all.len())))
+}
 
 /// The body, fed in these pieces.
 fn scanned(mut scanner: Scanner, pieces: &[&[u8]]) -> Result<Body, BodyError> {
