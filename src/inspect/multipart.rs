@@ -61,6 +61,10 @@ fn parameters(mut text: &str) -> Option<Vec<(String, String)>> {
             // spaces count inside of quotes only
             None => {
                 let (value, rest) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
+                // others take what follows for quoted, up to the next one
+                if value.contains('"') {
+                    return None;
+                }
                 (value.trim_end(), rest)
             }
         };
@@ -478,6 +482,7 @@ mod tests {
             "form-data; name=\"model\"\r\nX : y",
             "form-data; name=\"model\"\r\n: y",
             "form-data; name=\"model\"; a=\u{b}",
+            "form-data; a=b\"; name=\"model\"; c=\"",
             "form-data; name=\"model",
             "form-data; name=\"model \"; name=\"x\"",
         ] {
