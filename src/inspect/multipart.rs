@@ -40,7 +40,8 @@ fn parameters(mut text: &str) -> Option<Vec<(String, String)>> {
             return Some(found);
         }
         let (name, rest) = text.split_once('=')?;
-        let name = name.trim();
+        // what is white space beyond ASCII is none to others
+        let name = name.trim_matches([' ', '\t']);
         if name.is_empty()
             || !name
                 .bytes()
@@ -61,11 +62,11 @@ fn parameters(mut text: &str) -> Option<Vec<(String, String)>> {
             // spaces count inside of quotes only
             None => {
                 let (value, rest) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
-                // others take what follows for quoted, up to the next one
-                if value.contains('"') {
+                // others take what follows a quote for quoted, up to the next one, and drop spaces
+                if value.contains('"') || value.starts_with([' ', '\t']) {
                     return None;
                 }
-                (value.trim_end(), rest)
+                (value.trim_end_matches([' ', '\t']), rest)
             }
         };
         found.push((name.to_ascii_lowercase(), value.to_owned()));
@@ -483,6 +484,9 @@ mod tests {
             "form-data; name=\"model\"\r\n: y",
             "form-data; name=\"model\"; a=\u{b}",
             "form-data; a=b\"; name=\"model\"; c=\"",
+            "form-data; name=\tmodel",
+            "form-data; \u{85}name=model",
+            "form-data; name=model\u{85}; a=b\u{85}; \u{2003}name=x",
             "form-data; name=\"model",
             "form-data; name=\"model \"; name=\"x\"",
         ] {
