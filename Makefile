@@ -2,6 +2,7 @@
 # make test   runs every test, with all the set-up it needs
 # make test-otlp  the tests of a program built with traces
 # make check  format, lints and tests: what CI runs
+# make fuzz   broken input for every reader, SECONDS (600) for each, ONLY="json form" for some
 # make failover  a minute of failures under load, with a table
 # make changes   100 reloads and an upgrade under load, with the built-for-speed program
 # make bench  the benchmark beside HAProxy and nginx (installs both with apt)
@@ -31,7 +32,7 @@ define need_pip
 } || { echo "apt could not: install python3-pip yourself (or cmake, for make run)"; exit 1; }
 endef
 
-.PHONY: run build test test-otlp failover changes check fmt lint unit sdk-setup browser-setup redis-setup deploy-tools bench dist schema deb clean
+.PHONY: run build test test-otlp fuzz failover changes check fmt lint unit sdk-setup browser-setup redis-setup deploy-tools bench dist schema deb clean
 
 run: build
 	@exec $(TARGET)/release/trunkline $(ARGS)
@@ -121,6 +122,14 @@ test: $(CMAKE_SETUP) sdk-setup browser-setup redis-setup deploy-tools
 test-otlp: $(CMAKE_SETUP)
 	cargo test --locked --features otlp --lib -- trac otlp collector
 	cargo test --locked --features otlp --test it otlp::
+
+# what panics, hangs or does not hold is written to target/fuzz, with the command that replays it
+SECONDS ?= 600
+CASES ?= 20000
+fuzz: $(CMAKE_SETUP)
+	PROPTEST_CASES=$(CASES) cargo test --locked --lib props::
+	TRUNKLINE_FUZZ_SECONDS=$(SECONDS) TRUNKLINE_FUZZ_TARGETS="$(ONLY)" \
+	  cargo test --locked --lib fuzz::run::fuzz -- --ignored --nocapture
 
 # a minute of 200 requests in flight while one box is killed and one falls silent
 failover: $(CMAKE_SETUP)

@@ -1,6 +1,8 @@
 //! The keys of clients: found by their hash, however many there are, or named by a token.
 
 mod identities;
+#[cfg(test)]
+pub(crate) mod props;
 mod token;
 
 use std::collections::HashMap;

@@ -51,6 +51,8 @@ mod cli;
 mod command;
 mod config;
 mod dialect;
+#[cfg(test)]
+mod fuzz;
 mod gateway;
 mod inspect;
 mod keyring;

@@ -10,6 +10,8 @@ mod ask;
 pub(crate) mod list;
 mod mark;
 mod names;
+#[cfg(test)]
+pub(crate) mod props;
 mod sign;
 mod walk;
 

@@ -14,7 +14,7 @@ const ITEMS: &[&str] = &[
     "ctco_", "mcp_", "mcpl_", "mcpr_", "mcpa_", "lsh_", "sh_", "sho_", "apc_", "apco_", "cmp_",
 ];
 
-/// Longest id.
+/// Longest id, in bytes, as its maker writes it.
 pub(super) const LONGEST: usize = 256;
 
 /// What stands under a key.
@@ -43,7 +43,7 @@ pub(super) fn holds(key: &[u8]) -> Holds {
 
 /// Whether an id names something that lives on one server.
 pub(super) fn lives_on_one_server(id: &[u8]) -> bool {
-    (begins(id, PREFIXES) || is_item(id)) && is_plain(id)
+    id.len() <= LONGEST && (begins(id, PREFIXES) || is_item(id)) && is_plain(id)
 }
 
 /// Whether an id is that of an item of a response.

@@ -4,12 +4,15 @@
 //! A string is an id only where a field says so; what a model or a person wrote is none, whatever it
 //! looks like.
 
-use super::names::{Holds, LONGEST, holds};
+use super::names::{self, Holds, holds};
+use super::sign::SUFFIX;
 
 /// Nesting that is followed; what is deeper holds no ids.
 const MAX_DEPTH: usize = 512;
 /// Longest key that is looked at; none that is asked for is longer.
 const MAX_KEY: usize = 64;
+/// Longest id, with a suffix.
+const LONGEST: usize = names::LONGEST + SUFFIX;
 
 /// What there is in a text.
 pub(super) enum Found<'a> {

@@ -9,6 +9,8 @@ mod flight;
 pub(crate) mod format;
 pub(crate) mod key;
 mod memory;
+#[cfg(test)]
+pub(crate) mod props;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -140,7 +140,8 @@ fn quota(quota: &Quota) -> Value {
     ])
 }
 
-fn effective(config: &Config) -> Value {
+/// A configuration in the form of the file, with all defaults.
+pub(super) fn effective(config: &Config) -> Value {
     let listeners = config.listeners.iter().map(|listener| {
         let cors = listener.cors.as_ref().map(|cors| match cors {
             Cors::Any => json!({ "origins": "*" }),

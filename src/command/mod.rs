@@ -17,6 +17,8 @@ mod listeners;
 mod logger;
 pub(crate) mod man;
 mod progress;
+#[cfg(test)]
+pub(crate) mod props;
 pub(crate) mod reference;
 mod reload;
 pub(crate) mod remote;

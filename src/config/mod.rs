@@ -711,4 +711,6 @@ impl Names {
 }
 
 #[cfg(test)]
+pub(crate) mod props;
+#[cfg(test)]
 mod tests;

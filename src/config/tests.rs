@@ -489,3 +489,18 @@ fn a_collector_that_cannot_be_is_told_of() {
         "{problems:?}"
     );
 }
+
+#[test]
+fn a_route_named_after_a_long_path_has_a_name_that_the_file_may_have() {
+    let long = "a".repeat(100);
+    let route = format!("{{ match: {{ path: /v1/{long} }}, pool: a }}");
+    let text = format!("pools: {{ a: {{ servers: ['http://h:1'] }} }}\nroutes: [{route}, {route}]");
+    for route in good(&text).routes {
+        let named = text.replace("{ match", &format!("{{ name: {}, match", route.name));
+        let refused = problems(&named);
+        assert!(
+            !refused.iter().any(|p| p.contains("cannot be the name")),
+            "{refused:?}"
+        );
+    }
+}

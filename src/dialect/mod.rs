@@ -5,6 +5,8 @@
 //! one request may go to servers of several dialects; most have none, and none of this runs.
 
 pub(crate) mod ollama;
+#[cfg(test)]
+pub(crate) mod props;
 
 use bytes::Bytes;
 

@@ -240,6 +240,7 @@ impl Scanner {
                 };
                 Ok(())
             }
+            Expect::Hex { .. } => Err(self.wrong("an escape is not valid", offset)),
             Expect::Number(state) => match state.next(byte) {
                 Some(next) => {
                     self.expect = Expect::Number(next);
@@ -458,6 +459,8 @@ mod tests {
             r#"{'a':1}"#,
             r#"{a:1}"#,
             r#"{"model":"\x"}"#,
+            r#"{"mod\u 0065l":"a"}"#,
+            "{\"mod\\u00\n65l\":\"a\"}",
             r#"{"model":"\ud800"}"#,
             "{\"model\":\"a\nb\"}",
             "{/* c */\"model\":\"a\"}",

@@ -13,6 +13,8 @@ pub(crate) mod listing;
 mod multipart;
 pub(crate) mod opening;
 pub(crate) mod path;
+#[cfg(test)]
+pub(crate) mod props;
 
 use std::ops::Range;
 

@@ -40,7 +40,8 @@ fn parameters(mut text: &str) -> Option<Vec<(String, String)>> {
             return Some(found);
         }
         let (name, rest) = text.split_once('=')?;
-        let name = name.trim();
+        // what is white space beyond ASCII is none to others
+        let name = name.trim_matches([' ', '\t']);
         if name.is_empty()
             || !name
                 .bytes()
@@ -61,7 +62,11 @@ fn parameters(mut text: &str) -> Option<Vec<(String, String)>> {
             // spaces count inside of quotes only
             None => {
                 let (value, rest) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
-                (value.trim_end(), rest)
+                // others take what follows a quote for quoted, up to the next one, and drop spaces
+                if value.contains('"') || value.starts_with([' ', '\t']) {
+                    return None;
+                }
+                (value.trim_end_matches([' ', '\t']), rest)
             }
         };
         found.push((name.to_ascii_lowercase(), value.to_owned()));
@@ -87,14 +92,32 @@ enum State {
     End,
 }
 
+/// Behind what a boundary may stand in the eyes of somebody. All but one are refused: some readers
+/// take a bare LF or CR for a line's end, or need none behind the head, and would see another part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Break {
+    /// The head of a part.
+    Head,
+    Cr,
+    Lf,
+    CrLf,
+}
+
+impl Break {
+    /// How many bytes of a delimiter that did not come are no data, or are kept already.
+    fn kept(self) -> usize {
+        usize::from(matches!(self, Break::Head | Break::Cr))
+    }
+}
+
 /// Reads one multipart body.
 pub(crate) struct Scanner {
     boundary: String,
     /// LF, two dashes and the boundary; LF stands only at its start. A CR has to stand before it.
     delimiter: Vec<u8>,
-    /// The last byte of data, and whether it was a CR when the match began.
+    /// The last byte of data, and behind what the match began.
     last: u8,
-    cr: bool,
+    behind: Break,
     state: State,
     fed: u64,
     /// The head of the part, or the two bytes behind a boundary.
@@ -116,7 +139,7 @@ impl Scanner {
             boundary: boundary.to_owned(),
             delimiter: format!("\n--{boundary}").into_bytes(),
             last: 0,
-            cr: false,
+            behind: Break::Head,
             state: State::Start(1),
             fed: 0,
             head: Vec::new(),
@@ -167,19 +190,28 @@ impl Scanner {
     /// Runs through data to what may be a boundary.
     fn data(&mut self, piece: &[u8], at: usize) -> usize {
         let rest = &piece[at..];
-        let run = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        let run = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
         self.keep(&rest[..run]);
         if let Some(last) = rest[..run].last() {
             self.last = *last;
         }
-        if run < rest.len() {
-            self.match_begins();
+        if let Some(&byte) = rest.get(run) {
+            self.match_begins(byte);
         }
         at + (run + 1).min(rest.len())
     }
 
-    fn match_begins(&mut self) {
-        self.cr = self.last == b'\r';
+    /// `byte`: a CR or LF.
+    fn match_begins(&mut self, byte: u8) {
+        self.behind = match (byte, self.last) {
+            (b'\r', _) => {
+                self.keep(b"\r");
+                self.last = byte;
+                Break::Cr
+            }
+            (_, b'\r') => Break::CrLf,
+            _ => Break::Lf,
+        };
         self.state = State::Data(1);
     }
 
@@ -227,20 +259,21 @@ impl Scanner {
                 if byte == self.delimiter[matched] {
                     self.state = State::Data(matched + 1);
                     if matched + 1 == self.delimiter.len() {
-                        // some readers take a bare LF for a line's end, and would see another part
-                        if !self.cr {
-                            return Err(
-                                self.wrong("a boundary stands behind a line feed alone", offset)
-                            );
+                        if self.behind != Break::CrLf {
+                            let what = "a boundary does not stand behind CR and LF";
+                            return Err(self.wrong(what, offset));
                         }
                         self.part_ends(offset - self.delimiter.len() as u64)?;
                     }
                 } else {
-                    let data = self.delimiter[..matched].to_vec();
-                    self.keep(&data);
-                    self.last = self.delimiter[matched - 1];
-                    if byte == b'\n' {
-                        self.match_begins();
+                    let kept = self.behind.kept();
+                    if kept < matched {
+                        let data = self.delimiter[kept..matched].to_vec();
+                        self.keep(&data);
+                        self.last = self.delimiter[matched - 1];
+                    }
+                    if matches!(byte, b'\r' | b'\n') {
+                        self.match_begins(byte);
                     } else {
                         self.last = byte;
                         self.keep(&[byte]);
@@ -265,7 +298,8 @@ impl Scanner {
         self.is_file = is_file;
         self.value_start = offset;
         self.last = b'\n';
-        self.state = State::Data(0);
+        self.behind = Break::Head;
+        self.state = State::Data(1);
         Ok(())
     }
 
@@ -311,19 +345,26 @@ impl Scanner {
     }
 }
 
+/// Whether a byte may be in the name of a field (RFC 9110, section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// The name of a part, and whether it is a file.
 fn disposition(head: &[u8]) -> Result<(String, bool), &'static str> {
     let head = std::str::from_utf8(head).map_err(|_| "the head of a part is not UTF-8")?;
     let mut found = None;
     for line in head.trim_end_matches("\r\n").split("\r\n") {
-        if line.contains(['\r', '\n', '\0']) || line.starts_with([' ', '\t']) {
+        let broken = |c: char| c.is_ascii_control() && c != '\t';
+        if line.contains(broken) || line.starts_with([' ', '\t']) {
             return Err("the head of a part holds a broken line");
         }
         let (name, value) = line
             .split_once(':')
             .ok_or("the head of a part holds a line without `:`")?;
-        if name.trim() != name {
-            return Err("the head of a part holds a space before `:`");
+        // some readers take a line that is no field for the first one of the data
+        if name.is_empty() || !name.bytes().all(is_token) {
+            return Err("the head of a part holds a field whose name is none");
         }
         if name.eq_ignore_ascii_case("content-transfer-encoding")
             && !matches!(
@@ -438,6 +479,14 @@ mod tests {
             "form-data; name=\"model\"\r\nContent-Disposition: form-data; name=\"b\"",
             "form-data; name=\"model\"\r\nContent-Transfer-Encoding: base64",
             "form-data;\r\n name=\"model\"",
+            "form-data; name=\"model\"\r\nX\u{2028}: y",
+            "form-data; name=\"model\"\r\nX : y",
+            "form-data; name=\"model\"\r\n: y",
+            "form-data; name=\"model\"; a=\u{b}",
+            "form-data; a=b\"; name=\"model\"; c=\"",
+            "form-data; name=\tmodel",
+            "form-data; \u{85}name=model",
+            "form-data; name=model\u{85}; a=b\u{85}; \u{2003}name=x",
             "form-data; name=\"model",
             "form-data; name=\"model \"; name=\"x\"",
         ] {
@@ -458,16 +507,35 @@ mod tests {
     }
 
     #[test]
-    fn a_boundary_behind_a_bare_line_feed_is_refused() {
-        let smuggled = "hi\n--XX\nContent-Disposition: form-data; name=\"model\"\n\nsecret";
-        assert!(scan(&form(&[part("form-data; name=\"prompt\"", smuggled)])).is_err());
+    fn a_boundary_behind_anything_but_a_line_break_is_refused() {
+        for smuggled in [
+            "hi\n--XX\nContent-Disposition: form-data; name=\"model\"\n\nsecret",
+            // Werkzeug's and Python's own parsers end a line there
+            "hi\r--XX\rContent-Disposition: form-data; name=\"model\"\r\rsecret",
+            "--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nsecret",
+            "\r\r--XX--",
+        ] {
+            let text = form(&[part("form-data; name=\"prompt\"", smuggled)]);
+            assert!(scan(&text).is_err(), "{smuggled}");
+        }
         let spaced = scan(&form(&[part("form-data; name=\"model \"", "x")])).unwrap();
         assert_eq!(spaced.text("model"), None);
     }
 
     #[test]
     fn an_empty_value_and_one_that_ends_in_line_breaks_are_found_whole() {
-        for value in ["", "\r\n", "\r", "\n", "a\r\n\r\n", "\r\r\n"] {
+        for value in [
+            "",
+            "\r\n",
+            "\r",
+            "\n",
+            "a\r\n\r\n",
+            "\r\r\n",
+            "\r-",
+            "-\n-\r--X\r",
+            "--X",
+            "\r\n\n\r--",
+        ] {
             let text = form(&[part("form-data; name=\"a\"", value)]);
             assert_eq!(scan(&text).unwrap().text("a"), Some(value), "{value:?}");
         }

@@ -6,6 +6,8 @@
 mod bucket;
 mod ledger;
 mod pace;
+#[cfg(test)]
+pub(crate) mod props;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

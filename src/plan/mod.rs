@@ -507,4 +507,6 @@ fn backoff(base: Duration, n: u32) -> Duration {
 }
 
 #[cfg(test)]
+pub(crate) mod props;
+#[cfg(test)]
 mod tests;

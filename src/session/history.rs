@@ -102,13 +102,23 @@ fn fit(kept: &mut Messages, bounds: &SessionBounds) -> u64 {
     dropped
 }
 
-/// Where the exchanges stand: one begins with each user that speaks after somebody else.
+/// Where the exchanges stand: one begins with each user that speaks after somebody else. A result
+/// whose call is not there, as it was too large to be kept, belongs to none of them.
 fn exchanges(messages: &[Arc<Message>]) -> Vec<Range<usize>> {
-    let begins = |n: &usize| {
-        let is_user = |n: usize| messages[n].role == Role::User;
-        *n == 0 || (is_user(*n) && !is_user(*n - 1))
-    };
-    let starts: Vec<usize> = (0..messages.len()).filter(begins).collect();
+    let is_user = |n: usize| messages[n].role == Role::User;
+    let mut starts = Vec::new();
+    let mut asked: HashSet<&str> = HashSet::new();
+    for (n, message) in messages.iter().enumerate() {
+        let forlorn = message
+            .answers
+            .as_deref()
+            .is_some_and(|id| !asked.contains(id));
+        if n == 0 || forlorn || (is_user(n) && !is_user(n - 1)) {
+            starts.push(n);
+            asked.clear();
+        }
+        asked.extend(message.asks.iter().map(String::as_str));
+    }
     let ends = starts.iter().skip(1).copied().chain([messages.len()]);
     starts
         .iter()
@@ -228,6 +238,8 @@ mod tests {
         check_join("", "t1 a1", 9, "", 0);
         check_join("u1 a1 u2 c2", "u3 a3", 9, "u1 a1 u3 a3", 0);
         check_join("", "u1 c1 u2 a2", 9, "u2 a2", 0);
+        // the call was too large to be kept
+        check_join("u1 a1", "t2 a2", 9, "u1 a1", 0);
     }
 
     #[test]

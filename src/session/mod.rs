@@ -7,6 +7,8 @@
 mod answer;
 mod history;
 mod message;
+#[cfg(test)]
+pub(crate) mod props;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

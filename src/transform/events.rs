@@ -9,8 +9,10 @@ const WAITING: usize = 1024 * 1024;
 /// for it (OpenAI's API reference, `stream_options.include_usage`: its `choices` are empty).
 #[derive(Debug, Default)]
 pub(crate) struct WithoutUsage {
-    /// The beginning of an event.
+    /// The beginning of an event,
     begun: Vec<u8>,
+    /// and how much of it holds no end of one.
+    searched: usize,
     /// It is no event stream after all: everything passes.
     off: bool,
 }
@@ -23,15 +25,18 @@ impl WithoutUsage {
         }
         self.begun.extend_from_slice(piece);
         let mut out = Vec::with_capacity(self.begun.len());
-        let mut start = 0;
-        while let Some(length) = event_length(&self.begun[start..]) {
+        let (mut start, mut searched) = (0, self.searched);
+        while let Some(length) = event_length(&self.begun[start..], searched) {
             let event = &self.begun[start..start + length];
+            searched = 0;
             if !tells_only_usage(event) {
                 out.extend_from_slice(event);
             }
             start += length;
         }
         self.begun.drain(..start);
+        // an end may have begun with the last two bytes
+        self.searched = self.begun.len().saturating_sub(2);
         if self.begun.len() > WAITING {
             self.off = true;
             out.append(&mut self.begun);
@@ -45,9 +50,9 @@ impl WithoutUsage {
     }
 }
 
-/// The length of the first event with the empty line behind it, if it is whole.
-fn event_length(bytes: &[u8]) -> Option<usize> {
-    let mut from = 0;
+/// The length of the first event with the empty line behind it, if it is whole; it does not end
+/// before `from`.
+fn event_length(bytes: &[u8], mut from: usize) -> Option<usize> {
     loop {
         let at = from + memchr::memchr(b'\n', &bytes[from..])?;
         let rest = &bytes[at + 1..];

@@ -80,8 +80,9 @@ pub(crate) fn rewrite(
             added.push((name, value.clone()));
         }
     }
-    if ask_usage && !added.iter().any(|(name, _)| *name == "stream_options") {
-        added.push(asking_for_usage());
+    let (usage, asked) = asking_for_usage();
+    if ask_usage && !has_word_on(fields, usage) && !added.iter().any(|(name, _)| *name == usage) {
+        added.push((usage, asked));
     }
     for (name, text) in fixes.iter().filter_map(Fix::default) {
         let given = body.field(name).is_some() || added.iter().any(|(n, _)| *n == name);
@@ -210,6 +211,11 @@ fn insertion(body: &Body, added: &[(&str, Value)], mut first: bool) -> Bytes {
 }
 
 impl Edits {
+    #[cfg(test)]
+    pub(super) fn all(&self) -> &[Edit] {
+        &self.0
+    }
+
     /// Adds those of others that touch none of these.
     pub(crate) fn add(&mut self, others: &[Edit]) {
         for edit in others {
@@ -384,6 +390,21 @@ mod tests {
             ),
             r#"{"voice":"bf_emma"}"#
         );
+    }
+
+    #[test]
+    fn usage_is_not_asked_for_where_the_route_takes_it_out() {
+        let asked = |fields: &str| {
+            let text = br#"{"stream":true}"#;
+            let config = route("", fields);
+            let fields = &config.routes[0].targets[0].fields;
+            let body = scan(&HeaderMap::new(), text);
+            let operation = Some(Operation::Chat);
+            let edits = super::rewrite(&body, fields, &config.pools[0], operation, true).edits;
+            edits.length(text.len() as u64) > text.len() as u64
+        };
+        assert!(asked(""));
+        assert!(!asked("remove: [stream_options]"));
     }
 
     #[test]

@@ -200,9 +200,9 @@ fn nominated(headers: &HeaderMap) -> Vec<&str> {
     headers
         .get_all(header::CONNECTION)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        // one that is no text names nothing; those beside it do
+        .filter_map(|name| std::str::from_utf8(name.trim_ascii()).ok())
         .collect()
 }
 
@@ -325,6 +325,20 @@ mod tests {
                 .filter(|line| line.starts_with("x-request-id"))
                 .count(),
             1
+        );
+    }
+
+    #[test]
+    fn what_connection_names_stays_here_whatever_stands_beside_it() {
+        let mut client = headers(&[("x-a", "1"), ("x-b", "2"), ("x-c", "3")]);
+        let broken = HeaderValue::from_bytes(b"X-A,\xe9 ,, x-b").unwrap();
+        client.insert(header::CONNECTION, broken);
+        let sent = sent(&client, &pool(""));
+        assert!(sent.contains(&"x-c: 3".to_owned()));
+        assert!(
+            !sent
+                .iter()
+                .any(|line| line.starts_with("x-a") || line.starts_with("x-b"))
         );
     }
 

@@ -7,3 +7,5 @@ pub(crate) mod fields;
 pub(crate) mod headers;
 pub(crate) mod path;
 mod prompt;
+#[cfg(test)]
+pub(crate) mod props;

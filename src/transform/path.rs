@@ -83,8 +83,9 @@ fn decoded(name: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(name.len());
     while let Some(byte) = bytes.next() {
         let hex = |rest: &std::str::Bytes<'_>| {
-            let pair: Vec<u8> = rest.clone().take(2).collect();
-            u8::from_str_radix(std::str::from_utf8(&pair).ok()?, 16).ok()
+            let mut digits = rest.clone().map(|b| char::from(b).to_digit(16));
+            let (high, low) = (digits.next()??, digits.next()??);
+            u8::try_from(high << 4 | low).ok()
         };
         match hex(&bytes).filter(|_| byte == b'%') {
             Some(value) => {
@@ -110,6 +111,10 @@ mod tests {
             Some("gpt-realtime")
         );
         assert_eq!(parameter(Some("x"), "model"), None);
+        // what escapes nothing stays
+        for text in ["a%2", "a%", "a%+1", "a%g1"] {
+            assert_eq!(unescaped(text), text);
+        }
         assert_eq!(
             with_parameter(query, "model", "a b/c&d"),
             "a=1&mod%65l=a%20b/c%26d&b="

@@ -89,6 +89,15 @@ pub(crate) fn run(options: &Options) -> u8 {
     }
 }
 
+/// What becomes of the file of one of the programs.
+#[cfg(test)]
+pub(super) fn written(program: usize, text: &str) -> Result<String, String> {
+    let all = Program::value_variants();
+    let program = all[program % all.len()];
+    let draft = draft(program, text)?;
+    Ok(yaml::write(&draft, program.word(), "file"))
+}
+
 fn read(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     let read = match path.to_str() {

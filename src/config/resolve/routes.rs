@@ -398,6 +398,10 @@ impl Resolver<'_> {
     }
 }
 
+/// Longest word of a path or model that names a route, in bytes: with a number behind it, it is still
+/// a name that the file may have.
+const LONGEST_WORD: usize = 48;
+
 /// A name for a route that was given none: the last word of its path, else its model.
 fn base_name(conditions: &Match) -> String {
     let word = |pattern: &Pattern| {
@@ -415,7 +419,9 @@ fn base_name(conditions: &Match) -> String {
                 }
             })
             .collect();
-        Some(plain.trim_matches('-').to_owned()).filter(|word| !word.is_empty())
+        let word = plain.trim_matches('-');
+        let word = &word[..word.len().min(LONGEST_WORD)];
+        Some(word.to_owned()).filter(|word| !word.is_empty())
     };
     conditions
         .paths

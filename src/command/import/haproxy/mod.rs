@@ -275,14 +275,18 @@ impl Import {
             );
             return;
         }
-        let conditions = match acls.conditions(&line.words[2..]) {
+        let Some(rule) = line.words.get(2..) else {
+            self.unsaid(line, "is left out: it names no backend");
+            return;
+        };
+        let conditions = match acls.conditions(rule) {
             Ok(conditions) => conditions,
             Err(why) => {
                 self.unsaid(line, &format!("is left out: {why}"));
                 return;
             }
         };
-        let called = acls.called(&line.words[2..]);
+        let called = acls.called(rule);
         for Conjunction(conditions) in conditions {
             let called = called.as_deref().unwrap_or(target);
             self.route(target, called, conditions);
