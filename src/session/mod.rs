@@ -111,8 +111,21 @@ struct Kept {
 
 struct Session {
     remembered: Remembered,
+    /// What was said here and other edges were not told, one request after the other.
+    untold: Vec<Messages>,
     bytes: u64,
     until: Instant,
+}
+
+impl Session {
+    fn new(now: Instant) -> Self {
+        Session {
+            remembered: Remembered::default(),
+            untold: Vec::new(),
+            bytes: 0,
+            until: now,
+        }
+    }
 }
 
 impl Kept {
@@ -180,23 +193,58 @@ impl Sessions {
             .unwrap_or_default()
     }
 
-    /// Adds what was said, all of it or nothing: questions and, at the end, the answer.
-    pub(crate) fn append(&self, key: Key, said: Messages, bounds: &SessionBounds, now: Instant) {
-        self.change(key, bounds, now, |remembered| remembered.join(said, bounds));
+    /// What of a session other edges were not told; `None` if nothing is known of it here.
+    pub(crate) fn untold(&self, key: &Key) -> Option<Vec<Messages>> {
+        let kept = self.kept();
+        kept.sessions.peek(key).map(|found| found.untold.clone())
     }
 
-    /// Knows from now on what others know of a session.
+    /// Adds what was said, all of it or nothing: questions and, at the end, the answer.
+    pub(crate) fn append(&self, key: Key, said: Messages, bounds: &SessionBounds, now: Instant) {
+        let join = |session: &mut Session| session.remembered.join(said, bounds);
+        self.change(key, bounds, now, join);
+    }
+
+    /// The same, and notes that other edges are to be told.
+    pub(crate) fn append_untold(
+        &self,
+        key: Key,
+        said: Messages,
+        bounds: &SessionBounds,
+        now: Instant,
+    ) {
+        self.change(key, bounds, now, |session| {
+            session.untold.push(said.clone());
+            let dropped = session.remembered.join(said, bounds);
+            // what was dropped here need not be told either
+            let most = session.remembered.messages.len();
+            while session.untold.len() > 1
+                && session.untold.iter().map(Vec::len).sum::<usize>() > most
+            {
+                session.untold.remove(0);
+            }
+            dropped
+        });
+    }
+
+    /// Knows from now on what others know of a session, who were told what was said in the first
+    /// `told` requests that they did not know of.
     pub(crate) fn replace(
         &self,
         key: Key,
         known: Remembered,
+        told: usize,
         bounds: &SessionBounds,
         now: Instant,
     ) {
-        self.change(key, bounds, now, |remembered| {
-            let before = remembered.dropped;
-            *remembered = known;
-            remembered.dropped.saturating_sub(before)
+        self.change(key, bounds, now, |session| {
+            let before = session.remembered.dropped;
+            session.remembered = known;
+            session.untold.drain(..told.min(session.untold.len()));
+            for said in session.untold.clone() {
+                session.remembered.join(said, bounds);
+            }
+            session.remembered.dropped.saturating_sub(before)
         });
     }
 
@@ -206,7 +254,7 @@ impl Sessions {
         key: Key,
         bounds: &SessionBounds,
         now: Instant,
-        change: impl FnOnce(&mut Remembered) -> u64,
+        change: impl FnOnce(&mut Session) -> u64,
     ) {
         // freed when nobody waits for it
         let mut gone = Vec::new();
@@ -214,17 +262,14 @@ impl Sessions {
         let mut kept = self.kept();
         kept.take_ended(now, &mut gone);
         let before = kept.take(&key).filter(|session| session.until > now);
-        let mut remembered = before.map(|session| session.remembered).unwrap_or_default();
-        let dropped = change(&mut remembered);
+        let mut session = before.unwrap_or_else(|| Session::new(now));
+        let dropped = change(&mut session);
+        let remembered = &session.remembered;
         if !remembered.messages.is_empty() || remembered.dropped > 0 {
             let sizes = remembered.messages.iter().map(|m| m.size + PER_MESSAGE);
-            let bytes = OVERHEAD + sizes.sum::<u64>();
-            kept.bytes += bytes;
-            let session = Session {
-                remembered,
-                bytes,
-                until: now + bounds.ttl,
-            };
+            session.bytes = OVERHEAD + sizes.sum::<u64>();
+            session.until = now + bounds.ttl;
+            kept.bytes += session.bytes;
             kept.sessions.put(key, session);
         }
         while kept.bytes > self.limit.load(Relaxed)
