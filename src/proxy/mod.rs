@@ -33,6 +33,7 @@ mod side;
 mod taken;
 pub(crate) mod tls;
 mod tunnel;
+mod usage;
 mod words;
 
 use std::sync::Arc;

@@ -11,11 +11,15 @@ use crate::inspect::endpoint::Operation;
 use crate::limit::{self, Exceeded, Left, Meter, Pass, Short, Unit};
 use crate::observe::metrics::Metrics;
 use crate::observe::record::{Cached, Record};
+use crate::observe::usage::Usage;
 use crate::reply;
 use crate::state::{Claim, Granted, Refused, State};
 
 /// Bytes of text that make a token, about (OpenAI's help pages, "What are tokens").
-const BYTES_PER_TOKEN: u64 = 4;
+pub(super) const BYTES_PER_TOKEN: u64 = 4;
+
+/// By when all edges know of a request that has ended.
+const JUST_ENDED: Duration = Duration::from_millis(20);
 
 /// What a request has taken of its limits. Given back or settled when it ends.
 #[derive(Default)]
@@ -123,7 +127,16 @@ async fn of_all(
     if claims.is_empty() {
         return Ok(None);
     }
-    match state.take(&claims).await {
+    let mut taken = state.take(&claims).await;
+    if let Some(Err(refused)) = &taken
+        && claims[refused.claim].unit == Unit::Concurrent
+    {
+        // what has just ended, here or at another edge, may not be told yet
+        state.wake.notify_one();
+        tokio::time::sleep(JUST_ENDED).await;
+        taken = state.take(&claims).await;
+    }
+    match taken {
         None => Ok(None),
         Some(Ok(Granted { edge, left })) => Ok(Some(Box::new(OfAll {
             state: state.clone(),
@@ -145,14 +158,35 @@ async fn of_all(
 }
 
 impl OfAll {
+    /// It is in flight no more.
+    fn leave(&mut self) {
+        let (left, rest) = std::mem::take(&mut self.claims)
+            .into_iter()
+            .partition(|claim| claim.unit == Unit::Concurrent);
+        self.claims = rest;
+        let left: Vec<Claim> = left;
+        for claim in left {
+            self.state.settle(&self.edge, claim, 0);
+        }
+    }
+
     /// Corrects what was taken by what was used of it.
-    fn settle(self, used: impl Fn(Unit, u64) -> u64) {
-        for claim in self.claims {
+    fn settle(mut self, used: impl Fn(Unit, u64) -> u64) {
+        for claim in std::mem::take(&mut self.claims) {
             let used = match claim.unit {
                 Unit::Concurrent => 0,
                 unit => used(unit, claim.n),
             };
             self.state.settle(&self.edge, claim, used);
+        }
+    }
+}
+
+/// Whoever was to use it is gone.
+impl Drop for OfAll {
+    fn drop(&mut self) {
+        for claim in std::mem::take(&mut self.claims) {
+            self.state.settle(&self.edge, claim, 0);
         }
     }
 }
@@ -392,7 +426,10 @@ impl Exchange {
         let by_minute = taken.1.iter().copied();
         let by_minute = by_minute.filter(|(unit, _)| *unit != Unit::Requests);
         claim(&whose, meter, by_minute, &mut claims);
-        match of_all(state, claims).await {
+        // a race of two servers may end before its answer is here, and what it took has to come back
+        let state = state.clone();
+        let asked = tokio::spawn(async move { of_all(&state, claims).await });
+        match asked.await.unwrap_or(Ok(None)) {
             Ok(shared) => Ok((taken, shared)),
             Err((_, exceeded)) => {
                 give_back(meter, taken.1, self.started);
@@ -448,9 +485,10 @@ impl Exchange {
         let Some(key) = key.filter(|key| key.budget.is_some() && answered) else {
             return;
         };
+        let tokens = self.usage();
         let usage = limit::Usage {
-            input: record.usage.input.unwrap_or(0),
-            output: record.usage.output.unwrap_or(0),
+            input: tokens.input.unwrap_or(0),
+            output: tokens.output.unwrap_or(0),
             characters: record.characters.unwrap_or(0),
             audio_seconds: record.audio.map_or(0.0, |audio| audio.as_secs_f64()),
         };
@@ -460,6 +498,22 @@ impl Exchange {
             let month = limit::month(SystemTime::now());
             gateway.limits.ledger.add(&month, &key.name, units);
         }
+    }
+
+    /// All of the answer is here: when the client has it, it may ask again at once, and is not to be
+    /// in the way of itself.
+    pub(super) fn leave(&mut self) {
+        let taken = &mut self.taken;
+        taken.passes.clear();
+        let pools = taken.pools.get_mut();
+        let pools = pools.unwrap_or_else(PoisonError::into_inner);
+        let shared = pools.attempts.iter_mut().filter_map(|attempt| {
+            attempt.pass = None;
+            attempt.shared.as_mut()
+        });
+        shared
+            .chain(&mut taken.shared)
+            .for_each(|shared| shared.leave());
     }
 
     /// Corrects what was reserved by what was used.
@@ -485,9 +539,12 @@ impl Exchange {
         match unit {
             Unit::Bytes => record.bytes_in,
             Unit::Tokens if !answered => 0,
-            Unit::Tokens => match (record.usage.input, record.usage.output) {
-                (None, None) => reserved,
-                (input, output) => input.unwrap_or(0) + output.unwrap_or(0),
+            Unit::Tokens => match self.usage() {
+                Usage {
+                    input: None,
+                    output: None,
+                } => reserved,
+                Usage { input, output } => input.unwrap_or(0) + output.unwrap_or(0),
             },
             Unit::Characters | Unit::AudioSeconds if !answered => 0,
             Unit::AudioSeconds => record.audio.map_or(reserved, whole_seconds),

@@ -80,7 +80,8 @@ pub(crate) fn rewrite(
             added.push((name, value.clone()));
         }
     }
-    if ask_usage && !added.iter().any(|(name, _)| *name == "stream_options") {
+    let asks = ask_usage && body.field("stream_options").is_none();
+    if asks && !added.iter().any(|(name, _)| *name == "stream_options") {
         added.push(asking_for_usage());
     }
     for (name, text) in fixes.iter().filter_map(Fix::default) {
