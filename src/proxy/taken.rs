@@ -556,7 +556,8 @@ impl Exchange {
 /// Whether a server worked for it: what was refused, failed or kept costs nothing but its bytes.
 fn was_served(record: &Record) -> bool {
     let kept = matches!(record.cache, Some(Cached::Hit | Cached::Coalesced));
-    record.local.is_none() && !kept && (200..300).contains(&record.status)
+    let well = matches!(record.status, 101 | 200..300);
+    record.local.is_none() && !kept && well
 }
 
 /// As Go prints a duration, which is what OpenAI sends and SDKs read: `20ms`, `1s`, `6m0s`.

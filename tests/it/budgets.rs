@@ -310,3 +310,32 @@ fn a_stream_that_never_tells_costs_what_was_heard_of_it() {
     drop(stream);
     eventually("it is charged", || (1.5..2.1).contains(&spent(&gateway)));
 }
+
+#[test]
+fn a_conversation_over_a_websocket_costs_its_request() {
+    let server = Server::fake(|_, wire| {
+        wire.raw(
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n",
+        );
+        wire.wait_for_close();
+        false
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("spending.json");
+    let yaml = with_budget(&server, &file, "5").replace("output: 2000", "request: 3");
+    let gateway = Gateway::start(&yaml);
+    let request = Request::get("/v1/realtime?model=gpt-realtime")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("x-api-key", KEY);
+    let mut stream = crate::support::client::connect(gateway.address);
+    std::io::Write::write_all(&mut stream, &request.bytes()).unwrap();
+    eventually("it is open", || server.count() == 1);
+    let mut head = [0; 12];
+    std::io::Read::read_exact(&mut stream, &mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    drop(stream);
+    eventually("it is charged", || is_about(spent(&gateway), 3.0));
+}
