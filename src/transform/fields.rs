@@ -211,11 +211,12 @@ fn insertion(body: &Body, added: &[(&str, Value)], mut first: bool) -> Bytes {
 }
 
 impl Edits {
-    /// Adds those of others that touch none of these.
+    /// Adds those of others, which do not touch each other, that touch none of these.
     pub(crate) fn add(&mut self, others: &[Edit]) {
+        let own = self.0.len();
         for edit in others {
             let apart = |own: &Edit| own.at.end <= edit.at.start || edit.at.end <= own.at.start;
-            if self.0.iter().all(apart) {
+            if self.0[..own].iter().all(apart) {
                 self.0.push(edit.clone());
             }
         }

@@ -457,3 +457,21 @@ fn a_list_of_several_servers_takes_of_the_limits_of_their_pools() {
     );
     assert!(answers[2].header("retry-after").is_some());
 }
+
+#[test]
+fn a_guess_takes_no_more_than_a_minute_allows() {
+    // it never tells what it used
+    let server = Server::named("a");
+    let gateway = Gateway::start(&limited(&server, "tpm: 100", "", ""));
+    let text = "x".repeat(40_000);
+    let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#);
+    let request = Request::json("/v1/chat/completions", &body).header("x-api-key", KEY);
+    assert_eq!(gateway.send(&request).status, 200);
+    eventually("it is over", || {
+        gateway.metric("trunkline_requests_in_flight", &[]) == 0.0
+    });
+    let refused = gateway.send(&chat());
+    assert_eq!(refused.status, 429);
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!(seconds <= 60, "{seconds}");
+}
