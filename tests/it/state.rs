@@ -546,6 +546,27 @@ routes: [{{ name: all, pool: a, retry: {{ budget: 100% }}, hedge: {{ after: 400m
 }
 
 #[test]
+fn a_connection_that_the_server_closes_is_made_anew() {
+    let redis = redis!();
+    let (_server, edges) = remembering(&redis);
+    assert_eq!(say(&edges[0], "one"), "heard 1");
+    assert_eq!(say(&edges[1], "two"), "heard 3");
+    // it closes what is idle, as many are set up to: of two connections the one for what is large
+    assert_eq!(redis.ask("CONFIG SET timeout 2"), "+OK\r\n");
+    eventually("only those that say something are there", || {
+        redis.ask("CLIENT LIST").matches(" addr=").count() == edges.len() + 1
+    });
+    assert_eq!(redis.ask("CONFIG SET timeout 0"), "+OK\r\n");
+    edges.iter().for_each(|edge| _ = say(edge, "?"));
+    up(&edges, 3.0);
+    let told = say(&edges[0], "three");
+    let count = |told: &str| told.strip_prefix("heard ").unwrap().parse::<u32>().unwrap();
+    // with what it could not tell while it was cut off
+    let next = say(&edges[2], "four");
+    assert!(count(&next) >= count(&told) + 2, "{told}, {next}");
+}
+
+#[test]
 fn a_conversation_goes_on_at_whichever_edge_is_asked() {
     let mut redis = redis!();
     let (server, edges) = remembering(&redis);
