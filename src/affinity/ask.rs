@@ -105,6 +105,13 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// For the rest of a request that is bound already, if it is.
+    pub(crate) fn bound_to(affinity: &'a Affinity, route: usize, pinned: Option<Maker>) -> Self {
+        let mut reader = Reader::new(affinity, route);
+        reader.asked.pinned = pinned;
+        reader
+    }
+
     /// Reads path and query.
     pub(crate) fn target(&mut self, path: &str, query: Option<&str>) -> Result<(), Refused> {
         self.asked.path = self.parts(path, '/', |segment| segment)?;

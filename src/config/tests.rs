@@ -504,3 +504,16 @@ fn a_route_named_after_a_long_path_has_a_name_that_the_file_may_have() {
         );
     }
 }
+
+#[test]
+fn a_state_is_waited_for_briefly_and_its_address_is_a_secret_only_with_a_password() {
+    let problems = |state: &str| -> Vec<String> {
+        let (_, problems) = read_with(&format!("state: {{ {state} }}\n{}", around("", "")), &[]);
+        problems.into_iter().map(|p| p.message).collect()
+    };
+    let none: [String; 0] = [];
+    assert_eq!(problems("redis: 'redis://h:6379/0', timeout: 5s"), none);
+    assert!(problems("redis: 'redis://:pw@h:6379/0'")[0].contains("plain text"));
+    let long = problems("redis: 'redis://h:6379/0', timeout: 6s");
+    assert!(long[0].contains("at most 5s"), "{long:?}");
+}

@@ -11,6 +11,7 @@ use pingora::http::RequestHeader;
 use super::Proxy;
 use super::exchange::{Exchange, Stop};
 use super::taken::{Scope, wanted};
+use super::usage::tells_if_asked;
 use crate::config::{Key, Zone};
 use crate::inspect::Body;
 use crate::inspect::endpoint::Operation;
@@ -123,7 +124,12 @@ impl Proxy {
         let counts = x.taken.limits(Unit::Tokens)
             || gateway.limits_on(route, Unit::Tokens)
             || x.key(|key| key.budget.is_some());
-        x.asks_usage = counts && streams_without_usage(x.operation, body);
+        if counts {
+            x.counting = Some(Box::default());
+            x.asks_usage = body.is_some_and(|body| {
+                tells_if_asked(x.operation, body) && body.field("stream_options").is_none()
+            });
+        }
         if x.taken.meters.is_empty() {
             return Ok(());
         }
@@ -133,15 +139,6 @@ impl Proxy {
         x.tell_what_is_left();
         Ok(())
     }
-}
-
-/// Whether an answer will not tell what it used unless it is asked to.
-fn streams_without_usage(operation: Option<Operation>, body: Option<&Body>) -> bool {
-    let chat = matches!(operation, Some(Operation::Chat | Operation::Completion));
-    chat && body.is_some_and(|body| {
-        let streams = body.field("stream").is_some_and(|field| field.is_true);
-        streams && body.field("stream_options").is_none()
-    })
 }
 
 impl Exchange {

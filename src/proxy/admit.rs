@@ -144,6 +144,9 @@ impl Proxy {
             Lookup::Found(route) => {
                 upload.limit(gateway.config.routes[route].max_body)?;
                 self.let_through(x, route, upload.length(), body.as_ref())?;
+                if let Some(options) = x.doubtful_options(body.as_ref()) {
+                    Box::pin(x.ask_in_options(upload, options)).await?;
+                }
                 self.agree(x, route).await?;
                 Ok((route, body))
             }

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use pingora::protocols::http::ServerSession as Session;
 
@@ -15,7 +16,7 @@ use crate::config::PoolId;
 use crate::gateway::Gateway;
 use crate::inspect::Scanner;
 use crate::reply::{self, Reply};
-use crate::transform::fields::Edit;
+use crate::transform::fields::{Edit, Edits};
 
 /// What the ids of a request say, and what becomes of those of its answer.
 #[derive(Default)]
@@ -100,6 +101,36 @@ pub(super) async fn bind(
         x.bound = Some(Box::new(Bound { asked, marks }));
     }
     Ok(())
+}
+
+/// Binds a request by the ids in what was said before in its session, and gives that as servers know
+/// it. `None` if it leads nowhere, or not where the request leads: then it is not to be told again.
+pub(super) fn bind_again(x: &mut Exchange, route: usize, before: Bytes) -> Option<Bytes> {
+    if before.is_empty() || !concerns(x, route) {
+        return Some(before);
+    }
+    let snapshot = x.snapshot.clone();
+    let gateway = &snapshot.gateway;
+    let affinity = arc_swap::Guard::into_inner(gateway.affinity());
+    let mut ids = BodyIds::default();
+    ids.feed(&before);
+    let pinned = x.bound.as_ref().and_then(|bound| bound.asked.pinned);
+    let mut reader = Reader::bound_to(&affinity, route, pinned);
+    reader.body(ids).ok()?;
+    let asked = reader.finish();
+    let maker = asked.pinned.filter(|_| asked.pinned != pinned);
+    if maker.is_some_and(|maker| !may_go_to(gateway, route, x.home, maker)) {
+        return None;
+    }
+    if maker.is_some() {
+        x.bound.get_or_insert_default().asked.pinned = maker;
+    }
+    if asked.edits.is_empty() {
+        return Some(before);
+    }
+    let mut edits = Edits::default();
+    edits.add(&asked.edits);
+    Some(edits.splice(0, before).concat().into())
 }
 
 /// Reads the ids of the body, if it is of a kind that has some.

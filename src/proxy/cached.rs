@@ -52,6 +52,25 @@ pub(super) fn shown(headers: &HeaderMap) -> Digest {
     shown.finish()
 }
 
+/// Whose answer it is: that of who shows the same. Where tokens stand for keys, that of the key and of
+/// what else is shown: a token is another one every hour.
+fn caller(x: &Exchange, headers: &HeaderMap) -> Digest {
+    let gateway = &x.snapshot.gateway;
+    let (Some(key), Some(_)) = (&x.record.key, gateway.keyring.identities()) else {
+        return shown(headers);
+    };
+    let mut caller = Hasher::new("caller of a key");
+    caller.part(key.as_bytes());
+    let ours = |value: &[u8]| gateway.keyring.knows(&gateway.config.keys, value);
+    for name in CREDENTIALS {
+        let values = headers.get_all(*name).iter().map(|value| value.as_bytes());
+        for value in values.filter(|value| !ours(value)) {
+            caller.part(name.as_bytes()).part(value);
+        }
+    }
+    caller.finish()
+}
+
 fn question<'a>(
     x: &'a Exchange,
     route: &'a RouteKey,
@@ -64,7 +83,7 @@ fn question<'a>(
         route,
         caller: match shared {
             true => Caller::Any,
-            false => Caller::Own(shown(headers)),
+            false => Caller::Own(caller(x, headers)),
         },
         operation,
         path: &x.record.path,
@@ -369,6 +388,7 @@ async fn hit(session: &mut Session, x: &mut Exchange, stored: &Stored) -> Result
     let written = slow::write_head(session, Box::new(head), length > 0, &mut pace).await;
     written.map_err(gone)?;
     x.first_byte();
+    x.leave();
     let written = slow::write_body(session, stored.body.clone(), true, &mut pace).await;
     written.map_err(gone)?;
     x.record.bytes_out = length;
@@ -431,6 +451,7 @@ async fn follow(
         let written = slow::write_body(session, piece, false, &mut pace).await;
         written.map_err(gone)?;
     }
+    x.leave();
     let written = slow::write_body(session, Bytes::new(), true, &mut pace).await;
     written.map_err(gone)?;
     x.record.termination = Termination::Complete;

@@ -18,6 +18,7 @@ use super::leg::Failed;
 use super::relay::Ground;
 use super::side::{Bound, earliest, while_client_stays, within};
 use super::slow::{self, NotTaken};
+use super::usage::Events;
 use super::{Edge, bound, cached, memory, outcome};
 use crate::affinity::Marker;
 use crate::dialect::Broken;
@@ -56,6 +57,8 @@ struct Passing {
     audio: Option<AudioMeter>,
     /// We asked for what it used, and the client did not.
     without_usage: Option<WithoutUsage>,
+    /// Events so far, of a stream whose use is counted.
+    events: Option<Events>,
     /// Its ids are to lead back to who made them.
     ids: Option<Box<Marker>>,
 }
@@ -64,6 +67,9 @@ impl Passing {
     /// Looks at a piece, and takes out of it what the client did not ask for.
     fn look_at(&mut self, piece: &mut Bytes, last: bool) {
         self.tail.push(piece);
+        if let Some(events) = &mut self.events {
+            events.feed(piece);
+        }
         if let Some(audio) = &mut self.audio {
             audio.feed(piece);
         }
@@ -119,6 +125,7 @@ pub(super) async fn deliver(
     let mut passing = Passing {
         tail: Tail::default(),
         audio: spoken.then(|| AudioMeter::new(pcm_rate(ground.body))),
+        events: (x.counting.is_some() && is_event_stream(&answer.head)).then(Events::default),
         without_usage: (x.asks_usage && is_event_stream(&answer.head)).then(WithoutUsage::default),
         ids: bound::marker(x, pool_id, &mut answer),
     };
@@ -135,6 +142,7 @@ pub(super) async fn deliver(
     .await;
     metrics.stream.observe(streaming.elapsed().as_secs_f64());
     x.record.usage = passing.tail.usage();
+    x.passed_events(passing.events.map_or(0, |events| events.count));
     // a translated stream knows it even where the client did not ask
     if let Some(tokens) = answer.stream.as_ref().and_then(|stream| stream.tokens()) {
         x.record.usage = Usage {
@@ -253,6 +261,7 @@ async fn pass_on(
         // who has all of it and asks again finds it kept
         if done {
             cached::whole(x);
+            x.leave();
             if client.is_ok() {
                 memory::whole(x);
             }
@@ -541,6 +550,7 @@ pub(super) async fn answer_locally(
     let written = slow::write_head(session, Box::new(head), body.is_some(), &mut pace).await;
     written.map_err(gone)?;
     x.first_byte();
+    x.leave();
     x.record.bytes_out = body.as_ref().map_or(0, |body| body.len() as u64);
     let written = slow::write_body(session, body.unwrap_or_default(), true, &mut pace).await;
     written.map_err(gone)?;

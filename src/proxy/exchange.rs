@@ -13,6 +13,7 @@ use super::cached::Keeping;
 use super::connection::Answer;
 use super::memory::Remembering;
 use super::taken::Taken;
+use super::usage::Counting;
 use crate::config::Pool;
 use crate::inspect::endpoint::Operation;
 use crate::observe::metrics::{Metrics, RouteMetrics};
@@ -34,6 +35,8 @@ pub(crate) struct Exchange {
     pub(super) key: Option<usize>,
     /// We ask for what a stream used, and the client did not.
     pub(super) asks_usage: bool,
+    /// What it uses is counted.
+    pub(super) counting: Option<Box<Counting>>,
     /// Of its limits.
     pub(super) taken: Taken,
     /// Only pools at home may be asked.
@@ -98,6 +101,7 @@ impl Exchange {
             operation: None,
             key: None,
             asks_usage: false,
+            counting: None,
             taken: Taken::default(),
             home: false,
             unclear: false,
@@ -113,8 +117,9 @@ impl Exchange {
         }
     }
 
-    /// The same request once more, for another server; `in_flight` counts such.
-    pub(super) fn copy(&self, in_flight: &IntGauge) -> Self {
+    /// The same request once more, for another server: with a body of `received` bytes; `in_flight`
+    /// counts such.
+    pub(super) fn copy(&self, received: u64, in_flight: &IntGauge) -> Self {
         let from = &self.record;
         let record = Record {
             request_id: from.request_id.clone(),
@@ -128,12 +133,16 @@ impl Exchange {
             voice: from.voice.clone(),
             stream: from.stream,
             characters: from.characters,
+            audio: from.audio,
+            bytes_in: received,
+            key: from.key.clone(),
             ..Record::default()
         };
         Exchange {
             record,
             operation: self.operation,
             asks_usage: self.asks_usage,
+            counting: self.counting.clone(),
             home: self.home,
             mirrored: true,
             memory: self.memory.as_ref().map(|memory| Box::new(memory.copy())),

@@ -19,6 +19,7 @@ use super::exchange::{Exchange, Stop};
 use super::leg::Failed;
 use super::relay::{Asked, Ground, note, stopped};
 use super::side::{Side, while_client_stays};
+use super::taken::Scope;
 use super::words::Words;
 use super::{Edge, Snapshot};
 use crate::affinity::Maker;
@@ -57,6 +58,14 @@ struct Heard {
     asked: Option<Asked>,
     outcome: Outcome,
     told: Option<Told>,
+}
+
+impl Heard {
+    const NOT_ASKED: Heard = Heard {
+        asked: None,
+        outcome: Outcome::ConnectFailed,
+        told: None,
+    };
 }
 
 /// The servers that a list is on, if there are several.
@@ -116,6 +125,9 @@ pub(super) async fn serve(
     if let Some(refused) = asking.read(x, &mut merge, &makers).await? {
         return Err(match refused {
             Refusal::Told(told) => reply::no_list(told.status, told.content_type, told.body),
+            Refusal::Nobody if let Some(exceeded) = x.exceeded_of_pool() => {
+                reply::rate_limited(Scope::Pool.label(), &exceeded)
+            }
             Refusal::Nobody => reply::list_failed(&gateway.pool_names(route, x.home)),
         }
         .into());
@@ -341,12 +353,11 @@ async fn one(
     let target = targets.iter().position(|target| target.pool == maker.pool);
     let lease = gateway.pool(maker.pool).aside(maker.server, Instant::now());
     let (Some(target), Some(lease)) = (target, lease) else {
-        return Heard {
-            asked: None,
-            outcome: Outcome::ConnectFailed,
-            told: None,
-        };
+        return Heard::NOT_ASKED;
     };
+    if !(x.take_of_pool(maker.pool, Some(0), &ground.edge.metrics)).await {
+        return Heard::NOT_ASKED;
+    }
     let attempt = Attempt {
         target,
         lease,
@@ -372,6 +383,7 @@ async fn one(
         Err(Failed::Stop(_)) => (Outcome::Reset, None),
     };
     account(gateway, maker.pool.0, &asked.member, false, outcome, None);
+    x.left_pool(maker.pool);
     Heard {
         asked: Some(asked),
         outcome,

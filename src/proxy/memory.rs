@@ -12,10 +12,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use pingora::protocols::http::ServerSession as Session;
 
 use super::body::Upload;
-use super::cached;
 use super::connection::Answer;
 use super::deliver::Standing;
 use super::exchange::{Exchange, Stop};
+use super::{bound, cached};
 use crate::cache::key::Hasher;
 use crate::config::{Memory, SessionBounds, SessionBy};
 use crate::inspect::endpoint::Operation;
@@ -91,15 +91,13 @@ pub(super) async fn recall(
         return Ok(());
     };
     let key = key(x, &settings.name, rule, &head.headers, &id);
-    let mut remembered = sessions.load(&key, Instant::now());
-    if let Some(state) = &gateway.state
-        && let Some(known) = Box::pin(state.session(&key.0)).await
-        && let Some(known) = session::Remembered::heard(&known.text)
-    {
-        remembered = known;
-    }
-    let stays = session::front(&remembered.messages, &said.messages).stays;
-    let before = &remembered.messages[..stays];
+    let remembered = remembered(gateway.state.as_deref(), sessions, &key, rule).await;
+    let mut stays = session::front(&remembered.messages, &said.messages).stays;
+    let before = session::listed(&remembered.messages[..stays]);
+    let before = bound::bind_again(x, route, before).unwrap_or_else(|| {
+        stays = 0;
+        Bytes::new()
+    });
     x.record.memory = Some(stays as u64);
     tell(x, "x-memory", stays as u64);
     if remembered.dropped > 0 {
@@ -110,11 +108,32 @@ pub(super) async fn recall(
         key,
         bounds: rule.bounds,
         said: said.messages,
-        before: (stays > 0).then(|| (list.value.start + said.at, session::listed(before))),
+        before: (stays > 0).then(|| (list.value.start + said.at, before)),
         hearing: None,
         untold: None,
     }));
     Ok(())
+}
+
+/// What was said before, here and at other edges.
+async fn remembered(
+    state: Option<&State>,
+    sessions: &Sessions,
+    key: &Key,
+    rule: &Memory,
+) -> session::Remembered {
+    let known = match state {
+        Some(state) => Box::pin(state.session(&key.0)).await,
+        None => None,
+    };
+    let known = known.and_then(|known| session::Remembered::heard(&known.text));
+    let Some(mut known) = known else {
+        return sessions.load(key, Instant::now());
+    };
+    for said in sessions.untold(key).unwrap_or_default() {
+        known.join(said, &rule.bounds);
+    }
+    known
 }
 
 /// The name of the session; `None` if the client gives none.
@@ -223,13 +242,14 @@ pub(super) fn whole(x: &mut Exchange) {
     if let Some(message) = message {
         let mut said = std::mem::take(&mut memory.said);
         said.push(Arc::new(message));
-        if x.snapshot.gateway.state.is_some() {
-            memory.untold = Some(said.clone());
+        let (key, bounds, now) = (memory.key, &memory.bounds, Instant::now());
+        match x.snapshot.gateway.state.is_some() {
+            true => {
+                memory.untold = Some(said.clone());
+                memory.sessions.append_untold(key, said, bounds, now);
+            }
+            false => memory.sessions.append(key, said, bounds, now),
         }
-        let bounds = &memory.bounds;
-        memory
-            .sessions
-            .append(memory.key, said, bounds, Instant::now());
     }
 }
 
@@ -252,9 +272,18 @@ impl Remembering {
             let Some(known) = state.session(key).await else {
                 return;
             };
+            // what could not be told before is told now
+            let untold = match self.sessions.untold(&self.key) {
+                Some(untold) if untold.is_empty() => return,
+                Some(untold) => untold,
+                None => vec![said.clone()],
+            };
+            let count = untold.len();
             let remembered = match session::Remembered::heard(&known.text) {
                 Some(mut remembered) => {
-                    remembered.join(said.clone(), bounds);
+                    for said in untold {
+                        remembered.join(said, bounds);
+                    }
                     remembered
                 }
                 // it has none, or lost it: all that is known here is told
@@ -268,7 +297,8 @@ impl Remembering {
                 Some(false) => {}
                 Some(true) => {
                     let now = Instant::now();
-                    return self.sessions.replace(self.key, remembered, bounds, now);
+                    let (key, sessions) = (self.key, &self.sessions);
+                    return sessions.replace(key, remembered, count, bounds, now);
                 }
                 None => return,
             }

@@ -80,7 +80,7 @@ pub(super) fn copy_once(
         snapshot: x.snapshot.clone(),
         route: ground.route,
         head: head.clone(),
-        x: x.copy(&metrics.mirrors_in_flight),
+        x: x.copy(upload.received(), &metrics.mirrors_in_flight),
         upload: upload.copy(),
         body: ground.body.cloned(),
     };

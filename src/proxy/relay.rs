@@ -165,6 +165,7 @@ impl<'a> Ground<'a> {
         let target = &self.settings.targets[target];
         let rewrite = |body| gateway.rewrite(target, body, x.operation, x.asks_usage);
         let mut rewritten = self.body.map(rewrite).unwrap_or_default();
+        x.put_question(&mut rewritten.edits);
         memory::put_before(x, &mut rewritten.edits);
         rewritten
     }
@@ -556,10 +557,7 @@ fn first_target(settings: &Route, head: &RequestHeader, x: &Exchange) -> usize {
     if total == 0 {
         return 0;
     }
-    let stands = match &x.record.key {
-        Some(key) => place(key),
-        None => hashed(&HashBy::Key, head, x),
-    };
+    let stands = hashed(&HashBy::Key, head, x);
     // mixed once more: what one pool's ring gets of the keys is not to be one part of that ring
     let mut at = place(&stands) % total;
     let mut shares = settings.split.iter().copied().map(u64::from);
@@ -579,6 +577,8 @@ fn hashed(by: &HashBy, head: &RequestHeader, x: &Exchange) -> u64 {
     let header = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
     let value = match by {
         HashBy::ClientIp => None,
+        // a token is another one every hour, and the same client
+        HashBy::Key if x.record.key.is_some() => x.record.key.as_deref().map(str::as_bytes),
         HashBy::Key => ["authorization", "x-api-key", "api-key"]
             .into_iter()
             .find_map(header),

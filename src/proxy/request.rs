@@ -67,8 +67,9 @@ impl Writing<'_> {
             // what is packed could not be translated
             head.remove_header(&header::ACCEPT_ENCODING);
         }
-        // what is packed could not be remembered, nor could ids be found in it
-        if x.memory.is_some() || x.bound.as_ref().is_some_and(|bound| bound.marks()) {
+        // what is packed could not be counted nor remembered, nor could ids be found in it
+        let counted = x.counting.is_some() && !x.upgrade;
+        if counted || x.memory.is_some() || x.bound.as_ref().is_some_and(|bound| bound.marks()) {
             set(&mut head, header::ACCEPT_ENCODING, "identity");
         }
         self.frame(&mut head, &client.method);

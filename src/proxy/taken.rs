@@ -1,21 +1,23 @@
 //! What a request takes of the limits it is under, and what becomes of it when the request ends.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
-
-use http::{HeaderName, HeaderValue};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::exchange::{Exchange, Stop};
-use crate::config::PoolId;
+use super::of_pools::OfPools;
 use crate::inspect::endpoint::Operation;
 use crate::limit::{self, Exceeded, Left, Meter, Pass, Short, Unit};
 use crate::observe::metrics::Metrics;
 use crate::observe::record::{Cached, Record};
+use crate::observe::usage::Usage;
 use crate::reply;
 use crate::state::{Claim, Granted, Refused, State};
 
 /// Bytes of text that make a token, about (OpenAI's help pages, "What are tokens").
-const BYTES_PER_TOKEN: u64 = 4;
+pub(super) const BYTES_PER_TOKEN: u64 = 4;
+
+/// By when all edges know of a request that has ended.
+const JUST_ENDED: Duration = Duration::from_millis(20);
 
 /// What a request has taken of its limits. Given back or settled when it ends.
 #[derive(Default)]
@@ -25,33 +27,17 @@ pub(super) struct Taken {
     /// What was reserved of each unit.
     reserved: Vec<(Unit, u64)>,
     /// What was taken of pools; two attempts may be made at once.
-    pools: Mutex<OfPools>,
+    pub(super) pools: Mutex<OfPools>,
     /// What was taken of the limits that all edges share.
-    shared: Option<Box<OfAll>>,
+    pub(super) shared: Option<Box<OfAll>>,
 }
 
 /// What was taken of the limits of all edges.
-struct OfAll {
+pub(super) struct OfAll {
     state: Arc<State>,
     edge: Arc<str>,
     claims: Vec<Claim>,
-    left: Vec<(Unit, Left)>,
-}
-
-#[derive(Default)]
-struct OfPools {
-    /// For each attempt at a pool that has limits.
-    attempts: Vec<OfPool>,
-    /// Why one was passed over.
-    exceeded: Option<Exceeded>,
-}
-
-struct OfPool {
-    pool: PoolId,
-    meter: Meter,
-    reserved: Vec<(Unit, u64)>,
-    pass: Option<Pass>,
-    shared: Option<Box<OfAll>>,
+    pub(super) left: Vec<(Unit, Left)>,
 }
 
 /// Whose limit it is.
@@ -85,18 +71,9 @@ impl Taken {
     }
 }
 
-/// A place at a pool, and what was taken of its limits.
-type Reserved = (Pass, Vec<(Unit, u64)>);
-
-fn give_back(meter: &Meter, reserved: Vec<(Unit, u64)>, now: Instant) {
-    for (unit, n) in reserved {
-        meter.settle(unit, n, 0, now);
-    }
-}
-
 /// What a request claims of a meter at all edges: itself, its place among those in flight, and
 /// what was reserved.
-fn claim(
+pub(super) fn claim(
     whose: &str,
     meter: &Meter,
     reserved: impl Iterator<Item = (Unit, u64)>,
@@ -116,14 +93,23 @@ fn claim(
 }
 
 /// Takes claims at all edges; `None` if there is nothing to share, or nobody to ask.
-async fn of_all(
+pub(super) async fn of_all(
     state: &Arc<State>,
     claims: Vec<Claim>,
 ) -> Result<Option<Box<OfAll>>, (usize, Exceeded)> {
     if claims.is_empty() {
         return Ok(None);
     }
-    match state.take(&claims).await {
+    let mut taken = state.take(&claims).await;
+    if let Some(Err(refused)) = &taken
+        && claims[refused.claim].unit == Unit::Concurrent
+    {
+        // what has just ended, here or at another edge, may not be told yet
+        state.wake.notify_one();
+        tokio::time::sleep(JUST_ENDED).await;
+        taken = state.take(&claims).await;
+    }
+    match taken {
         None => Ok(None),
         Some(Ok(Granted { edge, left })) => Ok(Some(Box::new(OfAll {
             state: state.clone(),
@@ -145,9 +131,21 @@ async fn of_all(
 }
 
 impl OfAll {
+    /// It is in flight no more.
+    fn leave(&mut self) {
+        let (left, rest) = std::mem::take(&mut self.claims)
+            .into_iter()
+            .partition(|claim| claim.unit == Unit::Concurrent);
+        self.claims = rest;
+        let left: Vec<Claim> = left;
+        for claim in left {
+            self.state.settle(&self.edge, claim, 0);
+        }
+    }
+
     /// Corrects what was taken by what was used of it.
-    fn settle(self, used: impl Fn(Unit, u64) -> u64) {
-        for claim in self.claims {
+    pub(super) fn settle(mut self, used: impl Fn(Unit, u64) -> u64) {
+        for claim in std::mem::take(&mut self.claims) {
             let used = match claim.unit {
                 Unit::Concurrent => 0,
                 unit => used(unit, claim.n),
@@ -157,9 +155,18 @@ impl OfAll {
     }
 }
 
+/// Whoever was to use it is gone.
+impl Drop for OfAll {
+    fn drop(&mut self) {
+        for claim in std::mem::take(&mut self.claims) {
+            self.state.settle(&self.edge, claim, 0);
+        }
+    }
+}
+
 /// What is asked of one limit. An estimate is no reason to refuse for good: it asks for what there
 /// is, at most.
-fn asked(meter: &Meter, unit: Unit, n: u64) -> u64 {
+pub(super) fn asked(meter: &Meter, unit: Unit, n: u64) -> u64 {
     match unit {
         Unit::Tokens => meter.at_most(unit, n),
         _ => n,
@@ -230,50 +237,6 @@ impl Exchange {
         reply::rate_limited(scope.label(), &exceeded).into()
     }
 
-    /// `x-ratelimit-*`, as OpenAI writes them, of the limit that is nearest.
-    pub(super) fn tell_what_is_left(&mut self) {
-        const NAMES: [(Unit, [&str; 3]); 2] = [
-            (
-                Unit::Requests,
-                [
-                    "x-ratelimit-limit-requests",
-                    "x-ratelimit-remaining-requests",
-                    "x-ratelimit-reset-requests",
-                ],
-            ),
-            (
-                Unit::Tokens,
-                [
-                    "x-ratelimit-limit-tokens",
-                    "x-ratelimit-remaining-tokens",
-                    "x-ratelimit-reset-tokens",
-                ],
-            ),
-        ];
-        self.answer_headers
-            .retain(|(name, _)| !name.as_str().starts_with("x-ratelimit-"));
-        for (unit, names) in NAMES {
-            let left = self.taken.meters.iter();
-            let left = left.filter_map(|(_, meter)| meter.left(unit, self.started));
-            let shared = self.taken.shared.iter().flat_map(|shared| &shared.left);
-            let shared = shared.filter(|(of, _)| *of == unit).map(|(_, left)| *left);
-            let left = left.chain(shared);
-            let Some(least) = left.min_by_key(|left| left.remaining) else {
-                continue;
-            };
-            let values = [
-                least.limit.to_string(),
-                least.remaining.to_string(),
-                go_duration(least.reset),
-            ];
-            for (name, value) in names.into_iter().zip(values) {
-                let value = HeaderValue::from_str(&value).expect("digits and letters are valid");
-                self.answer_headers
-                    .push((HeaderName::from_static(name), value));
-            }
-        }
-    }
-
     /// Takes of the limits that all edges share what was taken of this one's.
     pub(super) async fn take_of_all(&mut self, metrics: &Metrics) -> Result<(), Stop> {
         let Some(state) = self.snapshot.gateway.state.clone() else {
@@ -318,127 +281,6 @@ impl Exchange {
         format!("{}:{}", scope.label(), name.unwrap_or_default())
     }
 
-    /// Takes what an attempt at a pool takes of the pool's limits; says whether there was as much.
-    pub(super) async fn take_of_pool(
-        &self,
-        pool: PoolId,
-        length: Option<u64>,
-        metrics: &Metrics,
-    ) -> bool {
-        let gateway = &self.snapshot.gateway;
-        let meter = gateway.limits.pool(pool);
-        if !meter.limits_something() {
-            return true;
-        }
-        let taken = match self.reserve_of_pool(meter, length) {
-            Ok(taken) => match &gateway.state {
-                Some(state) => Box::pin(self.share_pool(state, pool, meter, taken)).await,
-                None => Ok((taken, None)),
-            },
-            Err(exceeded) => Err(exceeded),
-        };
-        let mut pools = self.of_pools();
-        match taken {
-            Ok(((pass, reserved), shared)) => {
-                pools.attempts.push(OfPool {
-                    pool,
-                    meter: meter.clone(),
-                    reserved,
-                    pass: Some(pass),
-                    shared,
-                });
-                true
-            }
-            Err(exceeded) => {
-                let labels = [Scope::Pool.label(), exceeded.unit.label()];
-                metrics.rate_limited.with_label_values(&labels).inc();
-                pools.exceeded = Some(exceeded);
-                false
-            }
-        }
-    }
-
-    fn of_pools(&self) -> MutexGuard<'_, OfPools> {
-        let pools = self.taken.pools.lock();
-        pools.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// All that an attempt takes of a meter, or nothing.
-    fn reserve_of_pool(&self, meter: &Meter, length: Option<u64>) -> Result<Reserved, Exceeded> {
-        let pass = meter.enter(self.started)?;
-        let mut reserved = vec![(Unit::Requests, 1)];
-        for (unit, n) in wanted(self, length) {
-            let n = asked(meter, unit, n);
-            if let Err(exceeded) = meter.take(unit, n, self.started) {
-                give_back(meter, reserved, self.started);
-                return Err(exceeded);
-            }
-            reserved.push((unit, n));
-        }
-        Ok((pass, reserved))
-    }
-
-    /// The same of the limit that all edges share, or nothing of either.
-    async fn share_pool(
-        &self,
-        state: &Arc<State>,
-        pool: PoolId,
-        meter: &Meter,
-        taken: Reserved,
-    ) -> Result<(Reserved, Option<Box<OfAll>>), Exceeded> {
-        let name = &self.snapshot.gateway.config.pool(pool).name;
-        let whose = format!("{}:{name}", Scope::Pool.label());
-        let mut claims = Vec::new();
-        let by_minute = taken.1.iter().copied();
-        let by_minute = by_minute.filter(|(unit, _)| *unit != Unit::Requests);
-        claim(&whose, meter, by_minute, &mut claims);
-        match of_all(state, claims).await {
-            Ok(shared) => Ok((taken, shared)),
-            Err((_, exceeded)) => {
-                give_back(meter, taken.1, self.started);
-                Err(exceeded)
-            }
-        }
-    }
-
-    /// An attempt at a pool is over, and its answer is not the one that counts.
-    pub(super) fn left_pool(&self, pool: PoolId) {
-        let used = |unit, n| match unit {
-            Unit::Requests | Unit::Bytes => n,
-            _ => 0,
-        };
-        let mut pools = self.of_pools();
-        let mut attempts = pools.attempts.iter_mut();
-        if let Some(attempt) = attempts.find(|one| one.pool == pool && one.pass.is_some()) {
-            attempt.pass = None;
-            for (unit, n) in attempt.reserved.drain(..) {
-                let used = used(unit, n);
-                attempt.meter.settle(unit, n, used, self.started);
-            }
-            if let Some(shared) = attempt.shared.take() {
-                shared.settle(used);
-            }
-        }
-    }
-
-    /// The limit of a pool that kept the request from it.
-    pub(super) fn exceeded_of_pool(&self) -> Option<Exceeded> {
-        self.of_pools().exceeded
-    }
-
-    fn settle_pools(&self, pools: Mutex<OfPools>) {
-        let pools = pools.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for attempt in pools.attempts {
-            for (unit, reserved) in attempt.reserved {
-                let used = self.used(unit, reserved);
-                attempt.meter.settle(unit, reserved, used, self.started);
-            }
-            if let Some(shared) = attempt.shared {
-                shared.settle(|unit, n| self.used(unit, n));
-            }
-        }
-    }
-
     /// Writes down what the request has cost its key.
     fn spend(&self) {
         let gateway = &self.snapshot.gateway;
@@ -448,9 +290,10 @@ impl Exchange {
         let Some(key) = key.filter(|key| key.budget.is_some() && answered) else {
             return;
         };
+        let tokens = self.usage();
         let usage = limit::Usage {
-            input: record.usage.input.unwrap_or(0),
-            output: record.usage.output.unwrap_or(0),
+            input: tokens.input.unwrap_or(0),
+            output: tokens.output.unwrap_or(0),
             characters: record.characters.unwrap_or(0),
             audio_seconds: record.audio.map_or(0.0, |audio| audio.as_secs_f64()),
         };
@@ -462,6 +305,17 @@ impl Exchange {
         }
     }
 
+    /// All of the answer is here: when the client has it, it may ask again at once, and is not to be
+    /// in the way of itself.
+    pub(super) fn leave(&mut self) {
+        let taken = &mut self.taken;
+        taken.passes.clear();
+        let pools = taken.pools.get_mut();
+        let pools = pools.unwrap_or_else(PoisonError::into_inner);
+        let shared = pools.leave().chain(&mut taken.shared);
+        shared.for_each(|shared| shared.leave());
+    }
+
     /// Corrects what was reserved by what was used.
     pub(super) fn settle(&mut self) {
         self.spend();
@@ -471,23 +325,26 @@ impl Exchange {
             shared.settle(|unit, n| self.used(unit, n));
         }
         for (unit, reserved) in &taken.reserved {
-            let used = self.used(*unit, *reserved);
             for (_, meter) in &taken.meters {
                 let reserved = asked(meter, *unit, *reserved);
+                let used = self.used(*unit, reserved);
                 meter.settle(*unit, reserved, used, self.started);
             }
         }
     }
 
-    fn used(&self, unit: Unit, reserved: u64) -> u64 {
+    pub(super) fn used(&self, unit: Unit, reserved: u64) -> u64 {
         let record = &self.record;
         let answered = was_served(record);
         match unit {
             Unit::Bytes => record.bytes_in,
             Unit::Tokens if !answered => 0,
-            Unit::Tokens => match (record.usage.input, record.usage.output) {
-                (None, None) => reserved,
-                (input, output) => input.unwrap_or(0) + output.unwrap_or(0),
+            Unit::Tokens => match self.usage() {
+                Usage {
+                    input: None,
+                    output: None,
+                } => reserved,
+                Usage { input, output } => input.unwrap_or(0) + output.unwrap_or(0),
             },
             Unit::Characters | Unit::AudioSeconds if !answered => 0,
             Unit::AudioSeconds => record.audio.map_or(reserved, whole_seconds),
@@ -499,36 +356,6 @@ impl Exchange {
 /// Whether a server worked for it: what was refused, failed or kept costs nothing but its bytes.
 fn was_served(record: &Record) -> bool {
     let kept = matches!(record.cache, Some(Cached::Hit | Cached::Coalesced));
-    record.local.is_none() && !kept && (200..300).contains(&record.status)
-}
-
-/// As Go prints a duration, which is what OpenAI sends and SDKs read: `20ms`, `1s`, `6m0s`.
-fn go_duration(time: Duration) -> String {
-    let milliseconds = time.as_millis();
-    let (minutes, rest) = (milliseconds / 60_000, milliseconds % 60_000);
-    match (minutes, rest) {
-        (0, rest) if rest < 1000 => format!("{rest}ms"),
-        (0, rest) if rest.is_multiple_of(1000) => format!("{}s", rest / 1000),
-        (0, rest) => format!("{}.{:03}s", rest / 1000, rest % 1000),
-        (minutes, rest) => format!("{minutes}m{}s", rest / 1000),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_written_as_openai_writes_them() {
-        for (milliseconds, text) in [
-            (0, "0ms"),
-            (20, "20ms"),
-            (1000, "1s"),
-            (1500, "1.500s"),
-            (60_000, "1m0s"),
-            (366_000, "6m6s"),
-        ] {
-            assert_eq!(go_duration(Duration::from_millis(milliseconds)), text);
-        }
-    }
+    let well = matches!(record.status, 101 | 200..300);
+    record.local.is_none() && !kept && well
 }

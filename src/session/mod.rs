@@ -113,8 +113,21 @@ struct Kept {
 
 struct Session {
     remembered: Remembered,
+    /// What was said here and other edges were not told, one request after the other.
+    untold: Vec<Messages>,
     bytes: u64,
     until: Instant,
+}
+
+impl Session {
+    fn new(now: Instant) -> Self {
+        Session {
+            remembered: Remembered::default(),
+            untold: Vec::new(),
+            bytes: 0,
+            until: now,
+        }
+    }
 }
 
 impl Kept {
@@ -182,23 +195,58 @@ impl Sessions {
             .unwrap_or_default()
     }
 
-    /// Adds what was said, all of it or nothing: questions and, at the end, the answer.
-    pub(crate) fn append(&self, key: Key, said: Messages, bounds: &SessionBounds, now: Instant) {
-        self.change(key, bounds, now, |remembered| remembered.join(said, bounds));
+    /// What of a session other edges were not told; `None` if nothing is known of it here.
+    pub(crate) fn untold(&self, key: &Key) -> Option<Vec<Messages>> {
+        let kept = self.kept();
+        kept.sessions.peek(key).map(|found| found.untold.clone())
     }
 
-    /// Knows from now on what others know of a session.
+    /// Adds what was said, all of it or nothing: questions and, at the end, the answer.
+    pub(crate) fn append(&self, key: Key, said: Messages, bounds: &SessionBounds, now: Instant) {
+        let join = |session: &mut Session| session.remembered.join(said, bounds);
+        self.change(key, bounds, now, join);
+    }
+
+    /// The same, and notes that other edges are to be told.
+    pub(crate) fn append_untold(
+        &self,
+        key: Key,
+        said: Messages,
+        bounds: &SessionBounds,
+        now: Instant,
+    ) {
+        self.change(key, bounds, now, |session| {
+            session.untold.push(said.clone());
+            let dropped = session.remembered.join(said, bounds);
+            // what was dropped here need not be told either
+            let most = session.remembered.messages.len();
+            while session.untold.len() > 1
+                && session.untold.iter().map(Vec::len).sum::<usize>() > most
+            {
+                session.untold.remove(0);
+            }
+            dropped
+        });
+    }
+
+    /// Knows from now on what others know of a session, who were told what was said in the first
+    /// `told` requests that they did not know of.
     pub(crate) fn replace(
         &self,
         key: Key,
         known: Remembered,
+        told: usize,
         bounds: &SessionBounds,
         now: Instant,
     ) {
-        self.change(key, bounds, now, |remembered| {
-            let before = remembered.dropped;
-            *remembered = known;
-            remembered.dropped.saturating_sub(before)
+        self.change(key, bounds, now, |session| {
+            let before = session.remembered.dropped;
+            session.remembered = known;
+            session.untold.drain(..told.min(session.untold.len()));
+            for said in session.untold.clone() {
+                session.remembered.join(said, bounds);
+            }
+            session.remembered.dropped.saturating_sub(before)
         });
     }
 
@@ -208,7 +256,7 @@ impl Sessions {
         key: Key,
         bounds: &SessionBounds,
         now: Instant,
-        change: impl FnOnce(&mut Remembered) -> u64,
+        change: impl FnOnce(&mut Session) -> u64,
     ) {
         // freed when nobody waits for it
         let mut gone = Vec::new();
@@ -216,17 +264,14 @@ impl Sessions {
         let mut kept = self.kept();
         kept.take_ended(now, &mut gone);
         let before = kept.take(&key).filter(|session| session.until > now);
-        let mut remembered = before.map(|session| session.remembered).unwrap_or_default();
-        let dropped = change(&mut remembered);
+        let mut session = before.unwrap_or_else(|| Session::new(now));
+        let dropped = change(&mut session);
+        let remembered = &session.remembered;
         if !remembered.messages.is_empty() || remembered.dropped > 0 {
             let sizes = remembered.messages.iter().map(|m| m.size + PER_MESSAGE);
-            let bytes = OVERHEAD + sizes.sum::<u64>();
-            kept.bytes += bytes;
-            let session = Session {
-                remembered,
-                bytes,
-                until: now + bounds.ttl,
-            };
+            session.bytes = OVERHEAD + sizes.sum::<u64>();
+            session.until = now + bounds.ttl;
+            kept.bytes += session.bytes;
             kept.sessions.put(key, session);
         }
         while kept.bytes > self.limit.load(Relaxed)
@@ -271,106 +316,4 @@ pub(crate) fn listed(messages: &[Arc<Message>]) -> bytes::Bytes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn sessions(limit: u64) -> Sessions {
-        let counts = Counts {
-            sessions: IntGauge::new("sessions", "-").unwrap(),
-            bytes: IntGauge::new("bytes", "-").unwrap(),
-            evicted: IntCounter::new("evicted", "-").unwrap(),
-            dropped: IntCounter::new("dropped", "-").unwrap(),
-        };
-        Sessions::new(limit, counts)
-    }
-
-    fn bounds() -> SessionBounds {
-        SessionBounds {
-            messages: 4,
-            bytes: 10_000,
-            ttl: SECOND,
-        }
-    }
-
-    fn exchange(words: &str) -> Messages {
-        let message = |role: &str| {
-            let text = format!(r#"{{"role":"{role}","content":"{words}"}}"#);
-            Arc::new(Message::read(&text).unwrap())
-        };
-        vec![message("user"), message("assistant")]
-    }
-
-    fn key(n: u8) -> Key {
-        Key([n; 32])
-    }
-
-    #[test]
-    fn a_session_goes_on_until_nothing_was_said_for_too_long() {
-        let (sessions, now) = (sessions(10_000), Instant::now());
-        sessions.append(key(1), exchange("a"), &bounds(), now);
-        sessions.append(key(1), exchange("b"), &bounds(), now + SECOND / 2);
-        let at = |after| sessions.load(&key(1), now + after).messages.len();
-        assert_eq!(at(SECOND), 4);
-        assert_eq!(at(SECOND * 3 / 2), 0);
-        sessions.append(key(1), exchange("c"), &bounds(), now + SECOND * 2);
-        assert_eq!(at(SECOND * 2), 2);
-        assert!(sessions.load(&key(2), now).messages.is_empty());
-        assert_eq!(sessions.counts.sessions.get(), 1);
-        sessions.sweep(now + SECOND * 3);
-        assert_eq!(
-            (sessions.counts.sessions.get(), sessions.counts.bytes.get()),
-            (0, 0)
-        );
-    }
-
-    #[test]
-    fn other_edges_hear_all_of_a_session() {
-        let mut here = Remembered::default();
-        here.join(exchange("a"), &bounds());
-        here.join(exchange("b \\u00e9 \\\"quoted\\\""), &bounds());
-        here.join(exchange("c"), &bounds());
-        let there = Remembered::heard(&here.told()).unwrap();
-        let texts = |of: &Remembered| {
-            of.messages
-                .iter()
-                .map(|m| m.text.clone())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(texts(&there), texts(&here));
-        assert_eq!((there.messages.len(), there.dropped), (4, 2));
-        assert!(Remembered::heard("{\"messages\":[{}]}").is_none());
-    }
-
-    #[test]
-    fn what_was_dropped_is_told_and_counted() {
-        let (sessions, now) = (sessions(10_000), Instant::now());
-        for _ in 0..4 {
-            sessions.append(key(1), exchange("a"), &bounds(), now);
-        }
-        let remembered = sessions.load(&key(1), now);
-        assert_eq!((remembered.messages.len(), remembered.dropped), (4, 4));
-        assert_eq!(sessions.counts.dropped.get(), 4);
-    }
-
-    #[test]
-    fn the_bound_holds_and_what_nobody_asked_for_goes_first() {
-        let one: u64 = exchange("a").iter().map(|m| m.size + PER_MESSAGE).sum();
-        let (sessions, now) = (sessions(2 * (OVERHEAD + one)), Instant::now());
-        sessions.append(key(1), exchange("a"), &bounds(), now);
-        sessions.append(key(2), exchange("b"), &bounds(), now);
-        sessions.load(&key(1), now);
-        sessions.append(key(3), exchange("c"), &bounds(), now);
-        let there = |n| !sessions.load(&key(n), now).messages.is_empty();
-        assert_eq!([there(1), there(2), there(3)], [true, false, true]);
-        assert_eq!(sessions.counts.evicted.get(), 1);
-        sessions.limit(0);
-        sessions.append(key(1), exchange("d"), &bounds(), now);
-        assert_eq!(
-            (sessions.counts.sessions.get(), sessions.counts.bytes.get()),
-            (0, 0)
-        );
-    }
-}
+mod tests;

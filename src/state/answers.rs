@@ -23,9 +23,10 @@ impl State {
 
     /// The bytes that are kept under a key, if they are and the server is there.
     pub(crate) async fn answer(&self, key: &[u8; 32]) -> Option<Bytes> {
-        let mut bulk = self.connected.load_full()?.bulk.clone();
+        let connected = self.connected.load_full()?;
+        let mut bulk = connected.bulk.clone();
         let found: Result<Option<Vec<u8>>, _> = bulk.get(self.answer_key(key)?).await;
-        let found = found.inspect_err(|error| self.complain("answer", error));
+        let found = found.inspect_err(|error| self.bulk_failed(&connected, "answer", error));
         found.ok()?.map(Bytes::from)
     }
 
@@ -42,7 +43,7 @@ impl State {
         let mut bulk = connected.bulk.clone();
         let kept: Result<(), _> = bulk.pset_ex(name, bytes, milliseconds).await;
         if let Err(error) = kept {
-            self.complain("keep", &error);
+            self.bulk_failed(&connected, "keep", &error);
         }
     }
 
@@ -54,7 +55,8 @@ impl State {
         let name = self.key(format_args!("cache:generation"));
         let mut bulk = connected.bulk.clone();
         let forgotten: Result<u64, _> = bulk.incr(name, 1).await;
-        let forgotten = forgotten.inspect_err(|error| self.complain("forget", error));
+        let forgotten =
+            forgotten.inspect_err(|error| self.bulk_failed(&connected, "forget", error));
         forgotten.is_ok()
     }
 }

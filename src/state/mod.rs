@@ -172,13 +172,26 @@ impl State {
                     self.complain(asked, &error);
                     return None;
                 }
-                // another one may have been made meanwhile
-                let current = self.connected.load();
-                if (current.as_deref()).is_some_and(|current| current.edge == connected.edge) {
-                    self.lose(asked, &error);
-                }
+                self.lose_one(connected, asked, &error);
                 None
             }
+        }
+    }
+
+    /// Gives a connection up, unless another one was made meanwhile.
+    fn lose_one(&self, connected: &Connected, asked: &str, error: &RedisError) {
+        let current = self.connected.load();
+        if (current.as_deref()).is_some_and(|current| current.edge == connected.edge) {
+            self.lose(asked, error);
+        }
+    }
+
+    /// What is large may be late for many reasons. But a connection that was closed, such as by a server
+    /// that keeps none idle, would stay so: both are made anew.
+    fn bulk_failed(&self, connected: &Connected, asked: &str, error: &RedisError) {
+        match error.code().is_none() && !error.is_timeout() {
+            true => self.lose_one(connected, asked, error),
+            false => self.complain(asked, error),
         }
     }
 

@@ -20,9 +20,10 @@ impl State {
 
     /// What is known of a session; of version 0 if nothing is. `None` if the server is away.
     pub(crate) async fn session(&self, key: &[u8; 32]) -> Option<Versioned> {
-        let mut bulk = self.connected.load_full()?.bulk.clone();
+        let connected = self.connected.load_full()?;
+        let mut bulk = connected.bulk.clone();
         let found: Result<Option<String>, _> = bulk.get(self.session_key(key)).await;
-        let found = found.inspect_err(|error| self.complain("session", error));
+        let found = found.inspect_err(|error| self.bulk_failed(&connected, "session", error));
         let Some(found) = found.ok()? else {
             return Some(Versioned::default());
         };
@@ -41,14 +42,15 @@ impl State {
         text: &str,
         ttl: Duration,
     ) -> Option<bool> {
-        let mut bulk = self.connected.load_full()?.bulk.clone();
+        let connected = self.connected.load_full()?;
+        let mut bulk = connected.bulk.clone();
         let mut call = SCRIPTS.replace.key(self.session_key(key));
         let milliseconds = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
         call.arg(version)
             .arg(format!("{} {text}", version + 1))
             .arg(milliseconds);
         let replaced = call.invoke_async::<u64>(&mut bulk).await;
-        let replaced = replaced.inspect_err(|error| self.complain("session", error));
+        let replaced = replaced.inspect_err(|error| self.bulk_failed(&connected, "session", error));
         replaced.ok().map(|replaced| replaced == 1)
     }
 }

@@ -81,7 +81,8 @@ pub(crate) fn rewrite(
         }
     }
     let (usage, asked) = asking_for_usage();
-    if ask_usage && !has_word_on(fields, usage) && !added.iter().any(|(name, _)| *name == usage) {
+    let silent = body.field(usage).is_none() && !has_word_on(fields, usage);
+    if ask_usage && silent && !added.iter().any(|(name, _)| *name == usage) {
         added.push((usage, asked));
     }
     for (name, text) in fixes.iter().filter_map(Fix::default) {
@@ -216,11 +217,12 @@ impl Edits {
         &self.0
     }
 
-    /// Adds those of others that touch none of these.
+    /// Adds those of others, which do not touch each other, that touch none of these.
     pub(crate) fn add(&mut self, others: &[Edit]) {
+        let own = self.0.len();
         for edit in others {
             let apart = |own: &Edit| own.at.end <= edit.at.start || edit.at.end <= own.at.start;
-            if self.0.iter().all(apart) {
+            if self.0[..own].iter().all(apart) {
                 self.0.push(edit.clone());
             }
         }

@@ -177,7 +177,10 @@ fn answer(store: &mut Store, seen: &Seen, wire: &mut Wire) {
             wire.answer(201, &headers, "v=0 rtc_inside");
         }
         ("POST", ["chat", "completions"]) => {
-            wire.json(r#"{"id":"chatcmpl-1","choices":[],"file_id":"file-x"}"#)
+            let choices = r#"[{"index":0,"message":{"role":"assistant","content":"yes"},"finish_reason":"stop"}]"#;
+            wire.json(&format!(
+                r#"{{"id":"chatcmpl-1","choices":{choices},"file_id":"file-x"}}"#
+            ))
         }
         _ => wire.json(&json!({ "id": store.make("vs_"), "call_id": "call_1" }).to_string()),
     }
@@ -946,4 +949,50 @@ fn a_secret_that_is_short_or_missing_is_told() {
     );
     let (good, said) = check(&config(&holders, ""));
     assert!(good && !said.contains("lead nowhere"), "{said}");
+}
+
+#[test]
+fn what_was_said_before_of_a_file_goes_where_the_file_is() {
+    let holders = [Holder::new("x"), Holder::new("y"), Holder::new("z")];
+    let memory = "pool: a, memory: { by: header x-session-id }";
+    let gateway =
+        Gateway::start(&config(&holders, "").replace("pool: a }", &format!("{memory} }}")));
+    let of_file = |file: &str| {
+        format!(r#"{{"role":"user","content":[{{"type":"file","file":{{"file_id":"{file}"}}}}]}}"#)
+    };
+    let say = |session: &str, message: &str| {
+        let body = format!(r#"{{"model":"m","messages":[{message}]}}"#);
+        let request = Request::json("/v1/chat/completions", &body);
+        gateway.send(&request.header("x-session-id", session))
+    };
+    let last = |by: &str| {
+        let holder = holders
+            .iter()
+            .find(|h| by.ends_with(h.store.lock().unwrap().name));
+        holder.unwrap().server.seen().pop().unwrap().text()
+    };
+    for n in 0..4 {
+        let made = upload(&gateway);
+        let (file, session) = (id(&made), format!("s{n}"));
+        assert_eq!(by(&say(&session, &of_file(&file))), by(&made));
+        for turn in 1..3 {
+            let answer = say(&session, r#"{"role":"user","content":"and then?"}"#);
+            assert_eq!(by(&answer), by(&made), "it can only be asked there");
+            assert_eq!(answer.header("x-memory"), Some(&*(2 * turn).to_string()));
+            let told = last(&by(&answer));
+            assert!(told.contains(&format!("\"{}\"", raw(&file))), "{told}");
+            assert!(!told.contains("_tl_"), "{told}");
+        }
+        // what is somewhere else cannot be talked about in the same breath
+        let other = (0..9).map(|_| upload(&gateway));
+        let other = other
+            .into_iter()
+            .find(|other| by(other) != by(&made))
+            .unwrap();
+        let answer = say(&session, &of_file(&id(&other)));
+        assert_eq!(
+            (by(&answer), answer.header("x-memory")),
+            (by(&other), Some("0"))
+        );
+    }
 }

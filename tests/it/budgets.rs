@@ -218,3 +218,124 @@ fn two_programs_share_a_file_and_a_broken_one_is_refused() {
         "{said}"
     );
 }
+
+/// Streams `events` events, and tells what they used only if `tells`.
+fn streaming(events: usize, tells: bool) -> Server {
+    Server::fake(move |seen, wire| {
+        let asked = seen.json()["stream_options"]["include_usage"] == true;
+        wire.chunked("text/event-stream");
+        for _ in 0..events {
+            wire.chunk("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n");
+        }
+        if asked && tells {
+            wire.chunk("data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1000,\"completion_tokens\":500}}\n\n");
+        }
+        wire.chunk("data: [DONE]\n\n");
+        wire.end();
+        true
+    })
+}
+
+#[test]
+fn nobody_keeps_quiet_about_what_is_used() {
+    let server = streaming(1, true);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("spending.json");
+    let gateway = Gateway::start(&with_budget(&server, &file, "100"));
+    let quiet = [
+        "null",
+        "{}",
+        r#"{"include_usage":false}"#,
+        r#"{"include_obfuscation":false}"#,
+    ];
+    for (n, options) in quiet.iter().enumerate() {
+        let body = format!(
+            r#"{{"model":"gpt-large","stream_options":{options},"stream":true,"messages":[]}}"#
+        );
+        let request = Request::json("/v1/chat/completions", &body).header("x-api-key", KEY);
+        let answer = gateway.send(&request.header("accept-encoding", "gzip, br"));
+        assert!(
+            answer.whole && !answer.text().contains("usage"),
+            "{options}: {}",
+            answer.text()
+        );
+        eventually("it costs 2", || {
+            is_about(spent(&gateway), 2.0 * (n + 1) as f64)
+        });
+        // what is packed would tell nothing
+        let sent = server.seen().pop().unwrap();
+        assert_eq!(sent.header("accept-encoding"), Some("identity"));
+        assert_eq!(sent.json()["stream_options"]["include_usage"], true);
+    }
+    let sent = server.seen().pop().unwrap().json();
+    assert_eq!(sent["stream_options"]["include_obfuscation"], false);
+    // nor is an answer in one piece packed
+    gateway.send(&chat("gpt-large").header("accept-encoding", "gzip"));
+    let sent = server.seen().pop().unwrap();
+    assert_eq!(sent.header("accept-encoding"), Some("identity"));
+}
+
+#[test]
+fn a_stream_that_never_tells_costs_what_was_heard_of_it() {
+    let server = streaming(500, false);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("spending.json");
+    let gateway = Gateway::start(&with_budget(&server, &file, "100"));
+    let text = "y".repeat(4000);
+    let body = format!(
+        r#"{{"model":"gpt-large","stream":true,"messages":[{{"role":"user","content":"{text}"}}]}}"#
+    );
+    let request = Request::json("/v1/chat/completions", &body).header("x-api-key", KEY);
+    assert_eq!(gateway.send(&request).status, 200);
+    // some 1000 tokens at 1000 a million, and 500 at 2000
+    eventually("it costs about 2", || (1.9..2.1).contains(&spent(&gateway)));
+    // a client that leaves in the middle pays for what it had
+    let held = Server::fake(|_, wire| {
+        wire.chunked("text/event-stream");
+        for _ in 0..500 {
+            wire.chunk("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n");
+        }
+        wire.wait_for_close();
+        false
+    });
+    let file = folder.path().join("other.json");
+    let gateway = Gateway::start(&with_budget(&held, &file, "100"));
+    let mut stream = crate::support::client::connect(gateway.address);
+    std::io::Write::write_all(&mut stream, &request.bytes()).unwrap();
+    let mut heard = 0;
+    let mut piece = [0; 4096];
+    while heard < 500 * 50 {
+        heard += std::io::Read::read(&mut stream, &mut piece).unwrap();
+    }
+    drop(stream);
+    eventually("it is charged", || (1.5..2.1).contains(&spent(&gateway)));
+}
+
+#[test]
+fn a_conversation_over_a_websocket_costs_its_request() {
+    let server = Server::fake(|_, wire| {
+        wire.raw(
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n",
+        );
+        wire.wait_for_close();
+        false
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("spending.json");
+    let yaml = with_budget(&server, &file, "5").replace("output: 2000", "request: 3");
+    let gateway = Gateway::start(&yaml);
+    let request = Request::get("/v1/realtime?model=gpt-realtime")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("x-api-key", KEY);
+    let mut stream = crate::support::client::connect(gateway.address);
+    std::io::Write::write_all(&mut stream, &request.bytes()).unwrap();
+    eventually("it is open", || server.count() == 1);
+    let mut head = [0; 12];
+    std::io::Read::read_exact(&mut stream, &mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    drop(stream);
+    eventually("it is charged", || is_about(spent(&gateway), 3.0));
+}

@@ -134,8 +134,8 @@ fn litellm_says_what_it_could_not_carry_over() {
          - {{ model_name: fast, litellm_params: {{ model: groq/llama-3.1-8b-instant }} }}\n\
          - {{ model_name: fast, litellm_params: {{ model: openai/gpt-4o-mini }} }}\n\
          - {{ model_name: smart, litellm_params: {{ model: openai/gpt-4o }} }}\n\
-         - {{ model_name: private, litellm_params: {{ model: hosted_vllm/qwen, api_base: 'http://gpu-a:9000/v1', api_key: {CANARY}, order: 2, weight: 2 }} }}\n\
-         - {{ model_name: private, litellm_params: {{ model: hosted_vllm/qwen, api_base: 'http://gpu-b:9000/v1', api_key: os.environ/TOKEN_OF_MINE, max_parallel_requests: 4 }} }}\n\
+         - {{ model_name: private, litellm_params: {{ model: hosted_vllm/qwen, api_base: 'http://gpu-a:9000/v1', api_key: {CANARY}, order: 2, weight: 2, rpm: 10, tpm: 1000 }} }}\n\
+         - {{ model_name: private, litellm_params: {{ model: hosted_vllm/qwen, api_base: 'http://gpu-b:9000/v1', api_key: os.environ/TOKEN_OF_MINE, max_parallel_requests: 4 }}, model_info: {{ rpm: 20 }} }}\n\
          - {{ model_name: '*', litellm_params: {{ model: 'openai/*' }} }}\n\
          - {{ model_name: 'bedrock/*', litellm_params: {{ model: 'bedrock/*' }} }}\n\
          router_settings: {{ model_group_alias: {{ gpt-4: smart }}, fallbacks: [{{ smart: [fast, claude, gpt] }}], redis_password: {CANARY} }}\n\
@@ -147,7 +147,7 @@ fn litellm_says_what_it_could_not_carry_over() {
     for part in [
         "the provider `azure` does not speak OpenAI's API",
         "the provider `bedrock`",
-        "`rpm` of its parameters is left out",
+        "only some of its entries have `tpm`",
         "tried in order and not balanced",
         "`router_settings.redis_password` has no counterpart",
         "as LITELLM_MASTER_KEY",
@@ -190,6 +190,10 @@ fn litellm_says_what_it_could_not_carry_over() {
         shown.contains("slots: 4") && shown.contains("backup: true"),
         "{shown}"
     );
+    // limits of entries are one of their pool
+    for limit in ["limits: { rpm: 6 }", "limits: { rpm: 30 }"] {
+        assert!(done.stdout.contains(limit), "{limit}\n{}", done.stdout);
+    }
 }
 
 #[test]

@@ -617,3 +617,58 @@ fn what_is_wrong_with_tokens_in_the_file_is_said_with_its_place() {
         );
     }
 }
+
+#[test]
+fn a_new_token_is_the_same_caller() {
+    let speaking = || {
+        Server::fake(|_, wire| {
+            wire.answer(200, &[("content-type", "audio/mpeg")], "audio");
+            true
+        })
+    };
+    let (signer, server, other) = (Signer::new("one", 1), speaking(), speaking());
+    let more = format!(
+        ", balance: {{ hash: {{ by: key }} }} }}\n  b: {{ servers: [\"{}\"]",
+        other.url()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("jwks.json"), jwks(&[&signer])).unwrap();
+    std::fs::write(folder.path().join("robot.key"), KEY).unwrap();
+    let text = yaml("jwks.json", &server, &more)
+        .replace(
+            &format!("servers: [{{ url: \"{}\", name: one }}]", server.url()),
+            &format!("servers: [\"{}\", \"{}\"]", server.url(), other.url()),
+        )
+        .replace("- { name: carol", "- { name: dora }\n  - { name: carol")
+        .replace("pool: a }", "pool: a, cache: true }");
+    let gateway = Gateway::start_in(folder, &text, &[]);
+    let token = |name: &str, n: u32| {
+        let mut claims = claims(name);
+        claims["jti"] = json!(n);
+        signer.sign(&claims)
+    };
+    let say = |token: &str, words: &str| {
+        let body = format!(r#"{{"model":"tts-1","input":"{words}","voice":"v"}}"#);
+        let request = Request::json("/v1/audio/speech", &body);
+        gateway.send(&request.header("authorization", &format!("Bearer {token}")))
+    };
+    let hit = |answer: Answer| answer.header("x-cache").unwrap() == "hit";
+    assert!(!hit(say(&token("00-11-22", 1), "hello")));
+    assert!(
+        hit(say(&token("00-11-22", 2), "hello")),
+        "what it heard before"
+    );
+    assert!(
+        !hit(say(&token("dora", 3), "hello")),
+        "another's is not told"
+    );
+    // nor does it go to another server, whose caches know nothing of it
+    for n in 0..20 {
+        say(&token("00-11-22", n), &format!("hello {n}"));
+    }
+    let counts = [server.count(), other.count()];
+    assert!(
+        counts.contains(&21) || counts.contains(&22) && counts.contains(&0),
+        "{counts:?}"
+    );
+}

@@ -127,6 +127,15 @@ fn requests_at_once_are_bounded_and_given_back() {
 }
 
 #[test]
+fn who_asks_again_with_the_answer_in_hand_is_not_in_the_way_of_itself() {
+    let server = Server::named("a");
+    let gateway = Gateway::start(&limited(&server, "concurrent: 1", "", ""));
+    for n in 0..200 {
+        assert_eq!(gateway.send(&chat()).status, 200, "{n}");
+    }
+}
+
+#[test]
 fn tokens_are_charged_as_the_answer_states_them() {
     let server = Server::fake(|_, wire| {
         wire.json(r#"{"choices":[],"usage":{"prompt_tokens":100,"completion_tokens":500}}"#);
@@ -413,4 +422,56 @@ fn a_route_counts_characters_although_nothing_else_reads_the_body() {
         gateway.post("/v1/audio/speech", &body)
     };
     assert_eq!((say().status, say().status), (200, 429));
+}
+
+#[test]
+fn a_list_of_several_servers_takes_of_the_limits_of_their_pools() {
+    let list = || {
+        Server::fake(|_, wire| {
+            wire.json(r#"{"object":"list","data":[],"has_more":false}"#);
+            true
+        })
+    };
+    let (a, b) = (list(), list());
+    let gateway = Gateway::start(&pools_with(&a, "rpm: 2, concurrent: 1", &b));
+    for _ in 0..2 {
+        let answer = gateway.get("/v1/files");
+        assert_eq!((answer.status, answer.header("x-partial")), (200, None));
+    }
+    let answer = gateway.get("/v1/files");
+    assert_eq!(answer.status, 200);
+    assert!(
+        answer.header("x-partial").is_some(),
+        "the first is left out"
+    );
+    assert_eq!((a.count(), b.count()), (2, 3));
+    // where there is nobody else, the client hears when to come back
+    let yaml = pools_with(&a, "rpm: 2", &b);
+    let limited = "health: false, limits: { rpm: 2 } }\nroutes";
+    let gateway = Gateway::start(&yaml.replace("health: false }\nroutes", limited));
+    let answers = [1, 2, 3].map(|_| gateway.get("/v1/files"));
+    assert_eq!(answers[1].status, 200);
+    assert_eq!(
+        (answers[2].status, answers[2].code().as_str()),
+        (429, "rate_limit_exceeded")
+    );
+    assert!(answers[2].header("retry-after").is_some());
+}
+
+#[test]
+fn a_guess_takes_no_more_than_a_minute_allows() {
+    // it never tells what it used
+    let server = Server::named("a");
+    let gateway = Gateway::start(&limited(&server, "tpm: 100", "", ""));
+    let text = "x".repeat(40_000);
+    let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#);
+    let request = Request::json("/v1/chat/completions", &body).header("x-api-key", KEY);
+    assert_eq!(gateway.send(&request).status, 200);
+    eventually("it is over", || {
+        gateway.metric("trunkline_requests_in_flight", &[]) == 0.0
+    });
+    let refused = gateway.send(&chat());
+    assert_eq!(refused.status, 429);
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!(seconds <= 60, "{seconds}");
 }

@@ -178,3 +178,25 @@ fn a_mirror_that_costs_money_has_to_be_meant() {
         taken.stdout
     );
 }
+
+#[test]
+fn copies_count_against_the_limits_of_their_pool_with_all_their_bytes() {
+    let (a, b) = (Server::named("a"), Server::named("b"));
+    let yaml = shared(&[&a, &b], "pool: a, mirror: { pool: b }")
+        .replace("b: { ", "b: { limits: { bytes: 100KiB }, ");
+    let gateway = Gateway::start(&yaml);
+    let text = "x".repeat(60 * 1024);
+    let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#);
+    let count = |result| {
+        let labels = [("route", "all"), ("pool", "b"), ("result", result)];
+        gateway.metric("trunkline_mirrored_total", &labels)
+    };
+    for n in 1..4 {
+        let answer = gateway.send(&Request::json("/v1/chat/completions", &body));
+        assert_eq!(answer.status, 200);
+        eventually("it is counted", || {
+            count("2xx") + count("skipped") == f64::from(n)
+        });
+    }
+    assert_eq!((count("2xx"), count("skipped")), (1.0, 2.0));
+}

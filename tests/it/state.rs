@@ -1,5 +1,6 @@
 //! Several edges that act as one, over a real Redis.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -47,6 +48,29 @@ impl Redis {
         self.child = run(self.address, self.folder.path()).unwrap();
         let address = self.address;
         eventually("it listens again", || TcpStream::connect(address).is_ok());
+    }
+
+    /// Lets it answer nobody for as long as `meanwhile` takes; what it has stays.
+    fn paused(&self, meanwhile: impl FnOnce()) {
+        let signal = |name: &str| {
+            let pid = self.child.id().to_string();
+            let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+            assert!(sent.success());
+        };
+        signal("-STOP");
+        meanwhile();
+        signal("-CONT");
+    }
+
+    /// What it answers to a command.
+    fn ask(&self, command: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream
+            .write_all(format!("{command}\r\n").as_bytes())
+            .unwrap();
+        let mut answer = [0; 4096];
+        let length = stream.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
     }
 
     fn state(&self) -> String {
@@ -155,6 +179,19 @@ fn good(answers: &[Answer]) -> usize {
 }
 
 #[test]
+fn what_is_left_is_told_to_the_request() {
+    let redis = redis!();
+    let server = Server::named("a");
+    let yaml = config(&server, "limits: { rpm: 7 }", &redis.state());
+    let edges: Vec<Gateway> = (0..2).map(|_| Gateway::start(&yaml)).collect();
+    up(&edges, 2.0);
+    for (n, left) in ["6", "5", "4"].into_iter().enumerate() {
+        let answer = edges[n % 2].send(&chat());
+        assert_eq!(answer.header("x-ratelimit-remaining-requests"), Some(left));
+    }
+}
+
+#[test]
 fn three_edges_let_as_many_through_as_one_and_go_on_alone_without_their_server() {
     let mut redis = redis!();
     let server = Server::named("a");
@@ -231,6 +268,21 @@ fn what_is_in_flight_at_one_edge_counts_at_the_others_and_ends_with_it() {
     });
     load.release_all();
     drop((first, last));
+}
+
+#[test]
+fn who_asks_again_with_the_answer_in_hand_is_not_in_the_way_of_itself() {
+    let redis = redis!();
+    let server = Server::named("a");
+    let edges = three(&config(
+        &server,
+        "limits: { concurrent: 1 }",
+        &redis.state(),
+    ));
+    for n in 0..60 {
+        assert_eq!(edges[n % 3].send(&chat()).status, 200, "{n}");
+        assert_eq!(edges[n % 3].send(&chat()).status, 200, "{n}");
+    }
 }
 
 #[test]
@@ -395,10 +447,8 @@ fn a_password_in_the_address_is_never_told() {
     }
 }
 
-#[test]
-fn a_conversation_goes_on_at_whichever_edge_is_asked() {
-    let mut redis = redis!();
-    // answers with what it was asked
+/// A server that answers how many messages it heard, and three edges that remember for it.
+fn remembering(redis: &Redis) -> (Server, Vec<Gateway>) {
     let server = Server::fake(|seen, wire| {
         let messages = seen.json()["messages"].clone();
         let count = messages.as_array().map_or(0, Vec::len);
@@ -411,18 +461,115 @@ fn a_conversation_goes_on_at_whichever_edge_is_asked() {
         "pool: a }]",
         "pool: a, memory: { by: header x-session-id } }]",
     );
-    let edges = three(&yaml);
-    let say = |edge: &Gateway, words: &str| {
-        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{words}"}}]}}"#);
-        let request = Request::json("/v1/chat/completions", &body)
-            .header("x-api-key", KEY)
-            .header("x-session-id", "kitchen");
-        let answer = edge.send(&request);
-        answer.json()["choices"][0]["message"]["content"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
+    let edges = three(&yaml.replace("timeout: 2s", "timeout: 500ms"));
+    (server, edges)
+}
+
+/// What the server answers to words in a session.
+fn say(edge: &Gateway, words: &str) -> String {
+    let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{words}"}}]}}"#);
+    let request = Request::json("/v1/chat/completions", &body)
+        .header("x-api-key", KEY)
+        .header("x-session-id", "kitchen");
+    let answer = edge.send(&request);
+    answer.json()["choices"][0]["message"]["content"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn what_was_said_while_the_server_was_away_is_told_when_it_is_back() {
+    let redis = redis!();
+    let (server, edges) = remembering(&redis);
+    assert_eq!(say(&edges[0], "one"), "heard 1");
+    assert_eq!(say(&edges[0], "two"), "heard 3");
+    redis.paused(|| {
+        eventually("it is missed", || {
+            edges[0].metric("trunkline_state_up", &[]) == 0.0
+        });
+        assert_eq!(say(&edges[0], "three"), "heard 5");
+        assert_eq!(say(&edges[0], "four"), "heard 7");
+    });
+    up(&edges, 3.0);
+    // it has what was said before, and this edge the rest
+    assert_eq!(say(&edges[0], "five"), "heard 9");
+    assert_eq!(say(&edges[1], "six"), "heard 11");
+    assert_eq!(say(&edges[0], "seven"), "heard 13");
+    let sent = server.seen().pop().unwrap().json();
+    let said = sent["messages"].as_array().unwrap().iter().step_by(2);
+    let said: Vec<_> = said
+        .map(|one| one["content"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        said,
+        ["one", "two", "three", "four", "five", "six", "seven"]
+    );
+}
+
+#[test]
+fn a_race_that_nobody_waits_for_leaves_nothing_in_flight_at_the_other_edges() {
+    let redis = redis!();
+    let (first, load) = Server::held("first");
+    let (second, other) = Server::held("second");
+    let yaml = format!(
+        r#"
+{}
+pools:
+  a: {{ servers: [{{ url: "{}" }}, {{ url: "{}", backup: true }}], health: false, limits: {{ concurrent: 2 }} }}
+routes: [{{ name: all, pool: a, retry: {{ budget: 100% }}, hedge: {{ after: 400ms }} }}]
+"#,
+        redis.state(),
+        first.url(),
+        second.url()
+    );
+    let edges: Vec<Gateway> = (0..2).map(|_| Gateway::start(&yaml)).collect();
+    up(&edges, 2.0);
+    let speech = Request::json("/v1/audio/speech", r#"{"input":"hello","voice":"v"}"#);
+    let mut stream = crate::support::client::connect(edges[0].address);
+    stream.write_all(&speech.bytes()).unwrap();
+    eventually("the first is asked", || load.now() == 1);
+    // the second one's place is asked for, and the answer is not here when the client leaves
+    redis.paused(|| {
+        std::thread::sleep(Duration::from_millis(700));
+        drop(stream);
+        let aborted = &edges[0].access_log(1)[0]["termination"];
+        assert_eq!(aborted, "client_abort");
+    });
+    up(&edges, 2.0);
+    let failures = edges[0].metric("trunkline_state_failures_total", &[]);
+    assert_eq!(failures, 0.0, "it was back in time");
+    eventually("both places are free", || {
+        redis.ask("HGETALL trunkline:limit:pool:a:concurrent") == "*0\r\n"
+    });
+    drop((load, other));
+}
+
+#[test]
+fn a_connection_that_the_server_closes_is_made_anew() {
+    let redis = redis!();
+    let (_server, edges) = remembering(&redis);
+    assert_eq!(say(&edges[0], "one"), "heard 1");
+    assert_eq!(say(&edges[1], "two"), "heard 3");
+    // it closes what is idle, as many are set up to: of two connections the one for what is large
+    assert_eq!(redis.ask("CONFIG SET timeout 2"), "+OK\r\n");
+    eventually("only those that say something are there", || {
+        redis.ask("CLIENT LIST").matches(" addr=").count() == edges.len() + 1
+    });
+    assert_eq!(redis.ask("CONFIG SET timeout 0"), "+OK\r\n");
+    edges.iter().for_each(|edge| _ = say(edge, "?"));
+    up(&edges, 3.0);
+    let told = say(&edges[0], "three");
+    let count = |told: &str| told.strip_prefix("heard ").unwrap().parse::<u32>().unwrap();
+    // with what it could not tell while it was cut off
+    let next = say(&edges[2], "four");
+    assert!(count(&next) >= count(&told) + 2, "{told}, {next}");
+}
+
+#[test]
+fn a_conversation_goes_on_at_whichever_edge_is_asked() {
+    let mut redis = redis!();
+    let (server, edges) = remembering(&redis);
     // no wait in between: it is told before the client has its answer
     for turn in 0..6 {
         assert_eq!(

@@ -584,7 +584,7 @@ pub(crate) struct State {
     pub(crate) redis_file: Option<String>,
     /// What the names of its keys start with: edges of one prefix are one. Default `trunkline`.
     pub(crate) prefix: Option<String>,
-    /// How long it may take to answer before it counts as away. Default 100ms.
+    /// How long it may take to answer before it counts as away, 5s at most. Default 100ms.
     pub(crate) timeout: Option<Span>,
 }
 

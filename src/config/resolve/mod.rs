@@ -206,7 +206,9 @@ impl Resolver<'_> {
                 "it holds characters that no header can carry",
             );
         }
-        if written.is_some() && self.tree.expanded(&here.then(name)).is_none() {
+        // an address without a password is none
+        let is_address = text.contains("://") && !text.contains('@');
+        if written.is_some() && !is_address && self.tree.expanded(&here.then(name)).is_none() {
             let message = format!(
                 "a secret stands in the file in plain text; `${{VARIABLE}}` or `{file_name}` keeps it out"
             );

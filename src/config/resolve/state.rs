@@ -9,6 +9,8 @@ use super::Resolver;
 
 /// How long the server may take: on its own network it takes less than one.
 const TIMEOUT: Duration = Duration::from_millis(100);
+/// By then other edges take this one for gone.
+const LONGEST: Duration = Duration::from_secs(5);
 
 impl Resolver<'_> {
     pub(super) fn state(&mut self, state: &file::State) -> Option<State> {
@@ -26,6 +28,10 @@ impl Resolver<'_> {
         if timeout.is_zero() {
             let message =
                 "a server that is away would be waited for without end; leave it out for 100ms";
+            self.error(here.then("timeout"), message);
+        }
+        if timeout > LONGEST {
+            let message = "requests would wait so long for a server that hangs; at most 5s";
             self.error(here.then("timeout"), message);
         }
         let prefix = state.prefix.as_deref().unwrap_or("trunkline");

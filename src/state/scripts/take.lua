@@ -47,11 +47,12 @@ for n = 2, #KEYS do
     redis.call('EXPIRE', KEYS[n], 86400)
     answer[n] = after[n]
   else
-    local missing = math.ceil(after[n] - now)
+    local missing = after[n] - now
     if missing > 0 then
       redis.call('SET', KEYS[n], string.format('%.0f', after[n]), 'PX', math.ceil(missing / 1000))
     end
-    answer[n] = missing
+    -- down, or the remainder that is told would be one too few
+    answer[n] = math.floor(missing)
   end
 end
 return answer

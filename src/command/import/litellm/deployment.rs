@@ -37,8 +37,13 @@ pub(super) struct Deployment {
     pub(super) key: Option<Yaml>,
     /// Of its pool.
     pub(super) settings: Map,
+    /// In the order of [`LIMITS`].
+    pub(super) limits: [Option<u64>; LIMITS.len()],
     pub(super) comment: Option<String>,
 }
+
+/// What may be asked in a minute; called the same there and here.
+pub(super) const LIMITS: [&str; 2] = ["rpm", "tpm"];
 
 impl Deployment {
     /// `None` if it cannot be carried over, which is noted.
@@ -85,6 +90,11 @@ impl Deployment {
                 settings: of_server(params),
             },
             settings,
+            limits: LIMITS.map(|limit| {
+                let info = entry.get("model_info").and_then(|info| info.get(limit));
+                let limit = params.get(limit).or(info).and_then(Value::as_u64);
+                limit.filter(|limit| *limit > 0)
+            }),
             comment,
         })
     }
@@ -219,6 +229,8 @@ fn unsaid(name: &str, params: &Value, draft: &mut Draft) {
         "custom_llm_provider",
         "drop_params",
         "model_info",
+        LIMITS[0],
+        LIMITS[1],
     ];
     let Some(map) = params.as_mapping() else {
         return;

@@ -10,7 +10,7 @@ mod settings;
 use serde_yaml::Value;
 
 use super::draft::{Draft, Listener, Map, Pool, Route, Yaml};
-use deployment::Deployment;
+use deployment::{Deployment, LIMITS};
 use settings::Settings;
 
 /// Where LiteLLM listens by itself.
@@ -118,6 +118,7 @@ impl Import {
             pool.settings.set("api_key", key.clone());
         }
         weigh(&mut pool);
+        self.limit(&mut pool, &lane);
         self.settings.of_pool(&mut pool);
         let upstream = Some(first.upstream.clone());
         let upstream =
@@ -134,6 +135,22 @@ impl Import {
         });
     }
 
+    /// Limits are those of an entry there, and of a pool here.
+    fn limit(&mut self, pool: &mut Pool, lane: &Lane) {
+        for (n, name) in LIMITS.into_iter().enumerate() {
+            let each = || lane.deployments.iter().map(|one| one.limits[n]);
+            if let Some(sum) = each().sum::<Option<u64>>() {
+                pool.settings.set_in("limits", name, Yaml::plain(sum));
+            } else if each().any(|one| one.is_some()) {
+                self.draft.warn(format!(
+                    "model `{}`: only some of its entries have `{name}`, and a limit is one of a whole \
+                     pool, so it is left out",
+                    lane.name
+                ));
+            }
+        }
+    }
+
     /// A pool with these servers, perhaps one that is there; its name.
     fn pool(
         &mut self,
@@ -148,7 +165,9 @@ impl Import {
                 .any(|h| h.pool == other.name && h.model == model)
         };
         let position = self.draft.pools.iter().position(|other| {
+            // two models that share a limit would have half of it each
             other.kind == pool.kind
+                && pool.settings.get("limits").is_none()
                 && other.servers == pool.servers
                 && without(&other.settings, "models") == without(&pool.settings, "models")
                 && !already(other)
