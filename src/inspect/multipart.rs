@@ -65,11 +65,12 @@ fn parameters(mut text: &str) -> Option<Vec<(String, String)>> {
             // spaces count inside of quotes only
             None => {
                 let (value, rest) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
+                let value = value.trim_end_matches([' ', '\t']);
                 // others take what follows a quote for quoted, up to the next one, and drop spaces
-                if value.contains('"') || value.starts_with([' ', '\t']) {
+                if value.contains('"') || value.trim() != value {
                     return None;
                 }
-                (value.trim_end_matches([' ', '\t']), rest)
+                (value, rest)
             }
         };
         found.push((name.to_ascii_lowercase(), value.to_owned()));
@@ -489,6 +490,7 @@ mod tests {
             "form-data; name=\"model\"; a=\u{b}",
             "form-data; a=b\"; name=\"model\"; c=\"",
             "form-data; name=\tmodel",
+            "form-data; name=\u{85}model",
             "form-data; \u{85}name=model",
             "form-data; name=model\u{85}; a=b\u{85}; \u{2003}name=x",
             "form-data; name=\"model",
