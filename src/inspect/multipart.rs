@@ -13,7 +13,10 @@ const MAX_PART_HEAD: usize = 8192;
 pub(super) fn boundary(content_type: &str) -> Result<String, BodyError> {
     let wrong = |what: &str| BodyError::Multipart(format!("the Content-Type {what}"));
     let (kind, rest) = content_type.split_once(';').unwrap_or((content_type, ""));
-    if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
+    if !kind
+        .trim_ascii()
+        .eq_ignore_ascii_case("multipart/form-data")
+    {
         return Err(wrong("is multipart, but not multipart/form-data"));
     }
     let parameters = parameters(rest).ok_or_else(|| wrong("is not understood"))?;
@@ -62,11 +65,12 @@ fn parameters(mut text: &str) -> Option<Vec<(String, String)>> {
             // spaces count inside of quotes only
             None => {
                 let (value, rest) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
+                let value = value.trim_end_matches([' ', '\t']);
                 // others take what follows a quote for quoted, up to the next one, and drop spaces
-                if value.contains('"') || value.starts_with([' ', '\t']) {
+                if value.contains('"') || value.trim() != value {
                     return None;
                 }
-                (value.trim_end_matches([' ', '\t']), rest)
+                (value, rest)
             }
         };
         found.push((name.to_ascii_lowercase(), value.to_owned()));
@@ -368,20 +372,21 @@ fn disposition(head: &[u8]) -> Result<(String, bool), &'static str> {
         }
         if name.eq_ignore_ascii_case("content-transfer-encoding")
             && !matches!(
-                value.trim().to_ascii_lowercase().as_str(),
+                value.trim_ascii().to_ascii_lowercase().as_str(),
                 "7bit" | "8bit" | "binary"
             )
         {
             return Err("a part is encoded, which forms are not");
         }
-        if name.eq_ignore_ascii_case("content-disposition") && found.replace(value.trim()).is_some()
+        if name.eq_ignore_ascii_case("content-disposition")
+            && found.replace(value.trim_ascii()).is_some()
         {
             return Err("a part has two Content-Dispositions");
         }
     }
     let value = found.ok_or("a part has no Content-Disposition")?;
     let (kind, rest) = value.split_once(';').unwrap_or((value, ""));
-    if !kind.trim().eq_ignore_ascii_case("form-data") {
+    if !kind.trim_ascii().eq_ignore_ascii_case("form-data") {
         return Err("a part is not `form-data`");
     }
     let parameters = parameters(rest).ok_or("a Content-Disposition is not understood")?;
@@ -485,6 +490,7 @@ mod tests {
             "form-data; name=\"model\"; a=\u{b}",
             "form-data; a=b\"; name=\"model\"; c=\"",
             "form-data; name=\tmodel",
+            "form-data; name=\u{85}model",
             "form-data; \u{85}name=model",
             "form-data; name=model\u{85}; a=b\u{85}; \u{2003}name=x",
             "form-data; name=\"model",
