@@ -3,6 +3,7 @@
 //! SIGHUP reloads, SIGQUIT upgrades, SIGUSR1 opens the access log anew, SIGUSR2 shows messages down
 //! to debug or no longer, SIGTERM and SIGINT stop.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -130,6 +131,8 @@ impl Conductor<'_> {
                 let message = format!("process {process} has taken over");
                 log::info!("{message}; this one finishes what is in flight");
                 running.notify.replaced_by(process);
+                // whoever is told so finds it so
+                running.edge.draining.store(true, Relaxed);
                 Ok(message)
             }
             Err(why) => {
