@@ -290,7 +290,6 @@ async fn stop(running: &Running) {
 
 /// Finishes what was begun, however long it takes: another program serves what is new.
 async fn leave(running: &Running) {
-    running.edge.draining.store(true, Relaxed);
     let connections = lock(&running.listeners).stop_accepting(true);
     let until_told = async {
         let mut term = signal(SignalKind::terminate()).expect("it was listened to before");

@@ -345,13 +345,11 @@ impl Leg<'_> {
         written.map_err(broken)?;
         let mut offset = 0;
         loop {
-            let piece = match first.take() {
-                Some(piece) => piece,
-                None => match self.piece(side, offset).await.map_err(Failed::Stop)? {
-                    Some(piece) => piece,
-                    None => break,
-                },
+            let next = match first.take() {
+                Some(piece) => Some(piece),
+                None => self.piece(side, offset).await.map_err(Failed::Stop)?,
             };
+            let Some(piece) = next else { break };
             let start = offset;
             offset += piece.len() as u64;
             let mut pieces = self.rewritten.edits.splice(start, piece).into_iter();
