@@ -4,7 +4,7 @@
 //!
 //! | step | where | what happens | may end it |
 //! | --- | --- | --- | --- |
-//! | accept | `proxy::listen`, `tls`, `http2` | a connection arrives, is counted and bounded; what it speaks is found out | too many; handshake or head too slow |
+//! | accept | `proxy::listen`, `tls`, `http1`, `http2` | a connection arrives, is counted and bounded; what it speaks is found out | too many; handshake or head too slow |
 //! | admit | `proxy` (`admit`, `access`), `keyring`, `limit` | who asks, by key or token, for what path, in one normal form, and how much of it they may | ambiguous path, loop, preflight, no good key, limit reached |
 //! | understand | `inspect` | model, voice and other fields, if some route asks for them | body can't be read |
 //! | route | `route` | the first written route that matches | none does |
@@ -14,10 +14,10 @@
 //! | recall | `session`, `proxy::memory` | where the route has a memory: what was said before in this session | its name is too long |
 //! | plan | `plan`, `pool` | which server is next: pools in order, servers in turn, backups last | nobody available |
 //! | wait | `proxy::line` | for a slot of a busy server, or for a model that is being loaded | line full or too slow |
-//! | peer | `proxy::peer` | the server becomes an address with TLS and limits | |
+//! | peer | `proxy::peer`, `idle` | the server becomes an address with TLS and limits, and perhaps a connection that was kept | |
 //! | transform | `transform`, `proxy::request` | path, headers, key, fields of the body, voices | |
 //! | translate | `dialect`, `proxy::words` | for servers with an API of their own: the request into their words, the answer out of them | no server has words for it |
-//! | relay | `proxy::relay`, `leg`, `hedge` | ask, perhaps two at once, judge, ask the next | plan exhausted |
+//! | relay | `proxy::relay`, `leg`, `http1`, `hedge` | ask, perhaps two at once, judge, ask the next | plan exhausted |
 //! | copy | `proxy::mirror` | where the route has a mirror: the same once more, for nobody | |
 //! | account | `proxy::account`, `pool::eject` | what the outcome says about the server | |
 //! | deliver | `proxy::deliver`, `tunnel` | pass the answer on, or a WebSocket's bytes both ways | the server breaks off |

@@ -12,7 +12,7 @@ use super::upgrade::Inherited;
 use crate::config::{self, Config};
 use crate::observe::metrics::Metrics;
 use crate::proxy::http2::Front;
-use crate::proxy::listen::{Gate, Listener, Socket, Stops};
+use crate::proxy::listen::{App, Gate, Listener, Socket, Stops};
 use crate::proxy::tls::{self, Audience, Tls};
 use crate::proxy::{Edge, Proxy};
 use crate::service::admin::Admin;
@@ -282,7 +282,8 @@ impl Open {
             Wanted::Admin(_) => {
                 log::info!("admin endpoints on {scheme}://{address}");
                 let gate = serving.admin_gate.clone();
-                tokio::spawn(listener.serve(serving.admin.clone(), gate, stops));
+                let admin = Arc::new(App(serving.admin.clone()));
+                tokio::spawn(listener.serve(admin, gate, stops));
             }
         }
         let ends = Ends {

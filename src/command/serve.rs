@@ -23,6 +23,7 @@ use crate::gateway::Gateway;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::proxy::descriptors;
+use crate::proxy::idle::Shelves;
 use crate::proxy::listen::Gate;
 use crate::proxy::{Edge, Snapshot};
 use crate::reply;
@@ -365,9 +366,12 @@ async fn start(
     probe::start(&gateway, None, &metrics).await;
     jwks::start(&gateway, &connector, &metrics).await;
     metrics.configured();
+    let shelves = Arc::new(Shelves::new(KEPT_CONNECTIONS));
+    tokio::spawn(shelves.clone().sweep());
     let edge = Arc::new(Edge::new(
         Snapshot::new(gateway),
         connector,
+        shelves.clone(),
         metrics,
         access_log,
     ));

@@ -35,6 +35,7 @@ const TARGETS: &[Target] = &[
     target("form", crate::inspect::props::form::holds),
     target("form-python", crate::inspect::props::form::holds_in_python),
     target("audio", crate::inspect::props::audio::holds),
+    target("answer", crate::inspect::props::answer::holds),
     target("opening", crate::inspect::props::opening::holds),
     target("path", crate::inspect::props::path::holds),
     target("listing", crate::inspect::props::lists),

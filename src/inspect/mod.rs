@@ -4,7 +4,9 @@
 //! and never held here; what comes out are names, values and the places they stand at.
 
 pub(crate) mod answer;
+pub(crate) mod answer_head;
 pub(crate) mod audio;
+pub(crate) mod chunks;
 mod container;
 pub(crate) mod endpoint;
 pub(crate) mod head;
@@ -15,6 +17,7 @@ pub(crate) mod opening;
 pub(crate) mod path;
 #[cfg(test)]
 pub(crate) mod props;
+pub(crate) mod request_head;
 
 use std::ops::Range;
 

@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use memchr::memmem::FinderRev;
+use memchr::memmem::{Finder, FinderRev};
 
 /// Bytes kept of the end of an answer. A usage object with all its details has some 400.
 const TAIL: usize = 2048;
@@ -16,6 +16,9 @@ pub(crate) struct Usage {
     pub(crate) input: Option<u64>,
     pub(crate) output: Option<u64>,
 }
+
+/// What a number goes by in different APIs.
+type Names = LazyLock<[Finder<'static>; 2]>;
 
 /// The end of an answer.
 #[derive(Debug, Default)]
@@ -34,14 +37,18 @@ impl Tail {
     /// What the answer says it used.
     pub(crate) fn usage(&self) -> Usage {
         static USAGE: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(b"\"usage\""));
+        static INPUT: Names =
+            LazyLock::new(|| ["\"prompt_tokens\"", "\"input_tokens\""].map(Finder::new));
+        static OUTPUT: Names =
+            LazyLock::new(|| ["\"completion_tokens\"", "\"output_tokens\""].map(Finder::new));
         let Some(at) = USAGE.rfind(&self.0) else {
             return Usage::default();
         };
         let usage = &self.0[at..];
-        let number = |names: [&[u8]; 2]| {
+        let number = |names: &[Finder<'_>]| {
             names.iter().find_map(|name| {
-                let at = memchr::memmem::find(usage, name)?;
-                let rest = &usage[at + name.len()..];
+                let at = name.find(usage)?;
+                let rest = &usage[at + name.needle().len()..];
                 let blank = |b: &u8| matches!(b, b':' | b' ' | b'\n');
                 let start = rest.iter().position(|b| !blank(b))?;
                 let digits = rest[start..].iter().take_while(|b| b.is_ascii_digit());
@@ -50,8 +57,8 @@ impl Tail {
             })
         };
         Usage {
-            input: number([b"\"prompt_tokens\"", b"\"input_tokens\""]),
-            output: number([b"\"completion_tokens\"", b"\"output_tokens\""]),
+            input: number(&*INPUT),
+            output: number(&*OUTPUT),
         }
     }
 

@@ -4,10 +4,10 @@
 use std::time::Instant;
 
 use http::{HeaderName, Method, header};
-use pingora::protocols::http::ServerSession as Session;
 
 use super::body::Upload;
 use super::exchange::{Exchange, Stop};
+use super::session::Session;
 use super::{Proxy, head};
 use crate::inspect::endpoint::{self, Operation};
 use crate::inspect::{self, Body, Scanner, path};
@@ -26,13 +26,10 @@ impl Proxy {
         let text = |name: HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
         let record = &mut x.record;
         record.listener.clone_from(&self.listener);
-        record.client = session
-            .client_addr()
-            .and_then(|addr| addr.as_inet())
-            .map(|addr| addr.ip());
+        record.client = session.client();
         record.method = head.method.as_str().to_owned();
         record.protocol = head::protocol(head.version);
-        record.tls = head::tls_version(session);
+        record.tls = session.tls();
         record.user_agent = text(header::USER_AGENT).map(str::to_owned);
         let given =
             text(HeaderName::from_static("x-request-id")).filter(|id| unit::is_request_id(id));

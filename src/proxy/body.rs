@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{Version, header};
-use pingora::protocols::http::ServerSession as Session;
 use pingora::{Error, ErrorType};
 
 use super::exchange::Stop;
+use super::session::Session;
 use super::slow::{self, Slow};
 use crate::config::Limits;
 use crate::inspect::audio::AudioMeter;
@@ -182,11 +182,9 @@ impl Upload {
         }
         if std::mem::take(&mut self.expects_continue) {
             session
-                .write_continue_response()
+                .write_continue()
                 .await
                 .map_err(|_| Stop::ClientGone)?;
-            // Pingora takes the interim answer for an early one and would close the connection
-            session.set_keepalive(self.declared.map(|_| super::KEEPALIVE_SECS));
         }
         let Some(piece) = self.read(session).await? else {
             self.complete = true;
@@ -235,7 +233,7 @@ impl Upload {
     /// must not go on: as a chunk it would end the body a second time (pingora issue 935).
     async fn read(&mut self, session: &mut Session) -> Result<Option<Bytes>, Stop> {
         loop {
-            let reading = pin!(session.read_request_body());
+            let reading = pin!(session.read_body());
             let read = match slow::in_time(self.timeout, &mut self.pace, 0, reading).await {
                 Ok(read) => read.map_err(|error| not_received(&error))?,
                 Err(Slow::Silent) => return Err(reply::request_timeout().into()),
@@ -328,9 +326,9 @@ impl Upload {
         if self.complete || session.is_body_done() {
             return;
         }
-        let drained = tokio::time::timeout(LINGER, session.drain_request_body()).await;
+        let drained = tokio::time::timeout(LINGER, session.drain_body()).await;
         if !matches!(drained, Ok(Ok(()))) {
-            session.set_keepalive(None);
+            session.set_keepalive(false);
         }
     }
 }

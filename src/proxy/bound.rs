@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
-use pingora::protocols::http::ServerSession as Session;
 
 use super::body::Upload;
 use super::connection::Answer;
 use super::exchange::{Exchange, Stop};
+use super::session::Session;
 use super::{Edge, lists};
 use crate::affinity::{self, Asked, BodyIds, Maker, Marker, Reach, Reader, Refused};
 use crate::config::PoolId;

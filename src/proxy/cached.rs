@@ -5,7 +5,6 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
-use pingora::protocols::http::ServerSession as Session;
 
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use super::body::Upload;
 use super::connection::Answer;
 use super::exchange::{Exchange, Stop};
 use super::relay::stopped;
+use super::session::Session;
 use super::side::{while_client_stays, within};
 use super::{Edge, slow};
 use crate::cache::key::{Caller, Digest, Hasher, Key, Question, RouteKey};
@@ -353,7 +353,7 @@ fn head(
     let version = session.req_header().version;
     match length {
         Some(length) => own.push((header::CONTENT_LENGTH, HeaderValue::from(length))),
-        None if version == Version::HTTP_10 => session.set_keepalive(None),
+        None if version == Version::HTTP_10 => session.set_keepalive(false),
         None if version == Version::HTTP_11 => {
             own.push((
                 header::TRANSFER_ENCODING,
@@ -469,7 +469,7 @@ async fn broken(session: &mut Session, x: &mut Exchange, kept: &Headers) -> Resu
         "The server broke off in the middle of its answer.",
     );
     x.record.bytes_out += frame.len() as u64;
-    let sent = session.write_response_body(frame, true).await;
+    let sent = session.write_body(frame, true).await;
     sent.map_err(|_| Stop::Cut)
 }
 

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::client::HttpSession;
-use pingora::upstreams::peer::HttpPeer;
 
 use super::Edge;
-use super::wire::Wire;
+use super::http1::Upstream;
+use super::peer::Place;
+use super::request::Head;
 use crate::config::Keepalive;
 use crate::dialect::{Broken, ollama};
 use crate::pool::{Lease, Member, Pool};
@@ -19,10 +20,83 @@ const DISCARD: usize = 16 * 1024;
 /// How long that may take.
 const DISCARD_TIME: Duration = Duration::from_millis(50);
 
+/// What is spoken with a server.
+pub(super) enum Talk {
+    Http1(Box<Upstream>),
+    Http2(Box<HttpSession>),
+}
+
+impl Talk {
+    /// Sends a head. In HTTP/1.1 it waits for the first piece of the body if one `follows`.
+    pub(super) async fn begin(&mut self, head: Head, follows: bool) -> pingora::Result<()> {
+        match (self, head) {
+            (Talk::Http1(talk), Head::Http1(opening)) => talk.begin(opening, follows).await,
+            (Talk::Http2(talk), Head::Http2(head)) => talk.write_request_header(head).await,
+            _ => unreachable!("a head is written for the connection it goes out on"),
+        }
+    }
+
+    /// Sends a piece of the body; in HTTP/1.1 it may wait for the next one if that `follows`.
+    pub(super) async fn write_body(&mut self, piece: Bytes, follows: bool) -> pingora::Result<()> {
+        match self {
+            Talk::Http1(talk) => talk.write_body(&piece, follows).await,
+            Talk::Http2(talk) => talk.write_request_body(piece, false).await,
+        }
+    }
+
+    /// Ends the request.
+    pub(super) async fn finish(&mut self) -> pingora::Result<()> {
+        match self {
+            Talk::Http1(talk) => talk.finish().await,
+            Talk::Http2(talk) => talk.finish_request_body().await,
+        }
+    }
+
+    /// Reads the next head of an answer.
+    pub(super) async fn read_head(&mut self) -> pingora::Result<()> {
+        match self {
+            Talk::Http1(talk) => talk.read_head().await,
+            Talk::Http2(talk) => talk.read_response_header().await,
+        }
+    }
+
+    /// The head that was read last.
+    pub(super) fn head(&self) -> Option<&ResponseHeader> {
+        match self {
+            Talk::Http1(talk) => talk.head(),
+            Talk::Http2(talk) => talk.response_header(),
+        }
+    }
+
+    /// The same, for good.
+    pub(super) fn take_head(&mut self) -> Option<ResponseHeader> {
+        match self {
+            Talk::Http1(talk) => talk.take_head(),
+            Talk::Http2(talk) => talk.response_header().cloned(),
+        }
+    }
+
+    /// The next piece of the answer's body; `None` at its end.
+    pub(super) async fn read_body(&mut self) -> pingora::Result<Option<Bytes>> {
+        match self {
+            Talk::Http1(talk) => talk.read_body().await,
+            Talk::Http2(talk) => talk.read_response_body().await,
+        }
+    }
+
+    /// Whether all of the answer was read.
+    pub(super) fn is_over(&mut self) -> bool {
+        match self {
+            Talk::Http1(talk) => talk.is_over(),
+            Talk::Http2(talk) => talk.response_done(),
+        }
+    }
+}
+
 /// A connection to a server, with what is needed to give it back.
 pub(super) struct Connection {
-    pub(super) session: HttpSession,
-    pub(super) peer: Arc<HttpPeer>,
+    pub(super) talk: Talk,
+    pub(super) place: Arc<Place>,
     pub(super) reused: bool,
     /// How long it took to make it; `None` if it was kept.
     pub(super) made_in: Option<Duration>,
@@ -58,31 +132,44 @@ pub(super) struct Answer {
 
 impl Connection {
     pub(super) fn is_h2(&self) -> bool {
-        matches!(self.session, HttpSession::H2(_))
+        matches!(self.talk, Talk::Http2(_))
     }
 
     /// Gives it back for other requests, if it is in a state for that.
-    pub(super) async fn release(mut self, edge: &Edge) {
+    pub(super) fn release(self, edge: &Edge) {
         let Some(keepalive) = self.keepalive.filter(|_| self.request_done) else {
             return;
         };
-        // servers that close after 100 requests do it without a word; of HTTP/2 many share one
-        let wire = Wire::of(self.session.stream());
-        if wire.is_some_and(|wire| wire.count_use() >= keepalive.requests) {
-            return;
+        match self.talk {
+            // servers that close after 100 requests do it without a word
+            Talk::Http1(talk) if talk.is_reusable() && talk.uses() < keepalive.requests => {
+                // not to the last moment: the request would cross its end on the way
+                let promised = talk.promised().map(|promised| promised * 9 / 10);
+                let idle = promised.map_or(keepalive.idle, |promised| promised.min(keepalive.idle));
+                self.place.shelf.put(talk, idle);
+            }
+            Talk::Http1(_) => {}
+            // many requests share one
+            Talk::Http2(session) => {
+                let connector = edge.connector.clone();
+                tokio::spawn(async move {
+                    connector
+                        .release_http_session(*session, &self.place.peer, Some(keepalive.idle))
+                        .await;
+                });
+            }
         }
-        if let HttpSession::H1(h1) = &mut self.session {
-            h1.respect_keepalive();
-        }
-        edge.connector
-            .release_http_session(self.session, &*self.peer, Some(keepalive.idle))
-            .await;
     }
 
     /// How long the handshake took, if this is a new connection with TLS.
     pub(super) fn tls_handshake(&self) -> Option<Duration> {
-        let layers = &self.session.digest()?.timing_digest;
-        layers.get(1)?.as_ref()?.establishment_duration
+        match &self.talk {
+            Talk::Http1(talk) => talk.tls_handshake(),
+            Talk::Http2(session) => {
+                let layers = &session.digest()?.timing_digest;
+                layers.get(1)?.as_ref()?.establishment_duration
+            }
+        }
     }
 }
 
@@ -93,7 +180,7 @@ impl Answer {
 
     /// Whether all of its body is read, and told as far as it can be.
     pub(super) fn is_over(&mut self) -> bool {
-        self.broken.is_none() && self.connection.session.response_done()
+        self.broken.is_none() && self.connection.talk.is_over()
     }
 
     /// Whether it decides what becomes of a server that was ejected.
@@ -105,8 +192,8 @@ impl Answer {
     pub(super) async fn discard(mut self, edge: Arc<Edge>) {
         let mut length = self.first.as_ref().map_or(0, Bytes::len);
         let rest = async {
-            while !self.connection.session.response_done() {
-                match self.connection.session.read_response_body().await {
+            while !self.connection.talk.is_over() {
+                match self.connection.talk.read_body().await {
                     Ok(Some(chunk)) => length += chunk.len(),
                     Ok(None) => break,
                     Err(_) => return false,
@@ -118,7 +205,7 @@ impl Answer {
             true
         };
         if let Ok(true) = tokio::time::timeout(DISCARD_TIME, rest).await {
-            self.connection.release(&edge).await;
+            self.connection.release(&edge);
         }
     }
 }

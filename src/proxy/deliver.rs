@@ -4,10 +4,9 @@ use std::pin::pin;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora::Error;
 use pingora::http::ResponseHeader;
-use pingora::protocols::http::ServerSession as Session;
 use prometheus::IntCounter;
 
 use super::account::{account, outcome_of};
@@ -16,6 +15,7 @@ use super::connection::Answer;
 use super::exchange::{Exchange, Stop};
 use super::leg::Failed;
 use super::relay::Ground;
+use super::session::Session;
 use super::side::{Bound, earliest, while_client_stays, within};
 use super::slow::{self, NotTaken};
 use super::usage::Events;
@@ -157,7 +157,7 @@ pub(super) async fn deliver(
         Ok(()) => {
             account(&answer, outcome);
             x.record.termination = Termination::Complete;
-            answer.connection.release(ground.edge).await;
+            answer.connection.release(ground.edge);
             Ok(())
         }
         Err(Cut::Client) => {
@@ -222,7 +222,6 @@ async fn pass_on(
     let head = response_head(session, x, answer, standing);
     cached::begin(x, answer, &head);
     memory::begin(x, answer, standing);
-    let chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
     let mut head = Some(Box::new(head));
     let mut client = Ok(());
     let mut pace = slow::pace(&x.snapshot.gateway.config.limits);
@@ -271,10 +270,7 @@ async fn pass_on(
         }
         if client.is_ok() {
             let piece = next.take().unwrap_or_default();
-            let written = match done && chunked {
-                true => slow::write_last(session, piece, &mut pace).await,
-                false => slow::write_body(session, piece, done, &mut pace).await,
-            };
+            let written = slow::write_body(session, piece, done, &mut pace).await;
             client = written.map_err(Cut::from);
         }
         if done {
@@ -316,7 +312,7 @@ async fn next_piece(
         let watched = upload.is_complete().then_some(&mut *session);
         let piece = read_piece(edge, watched, x, answer).await?;
         received.inc_by(piece.as_ref().map_or(0, Bytes::len) as u64);
-        let over = piece.is_none() || answer.connection.session.response_done();
+        let over = piece.is_none() || answer.connection.talk.is_over();
         let Some(stream) = &mut answer.stream else {
             return Ok(piece);
         };
@@ -344,7 +340,7 @@ async fn read_piece(
     answer: &mut Answer,
 ) -> Result<Option<Bytes>, Cut> {
     let bound = idle_bound(answer);
-    let reading = pin!(answer.connection.session.read_response_body());
+    let reading = pin!(answer.connection.talk.read_body());
     let mut reading = pin!(within(bound, reading));
     let read = match while_client_stays(edge, watched, reading.as_mut()).await {
         Err(Failed::Stop(_)) if cached::is_followed(x) => {
@@ -396,7 +392,7 @@ async fn broken(
         };
         let frame = reply::stream_error(code, &format!("`{server}` of pool `{pool}` {what}."));
         x.record.bytes_out += frame.len() as u64;
-        let sent = session.write_response_body(frame, true).await;
+        let sent = session.write_body(frame, true).await;
         return sent.map_err(|_: Box<Error>| Stop::Cut);
     }
     Err(Stop::Cut)
@@ -441,11 +437,10 @@ fn response_head(
     standing: Standing,
 ) -> ResponseHeader {
     let passed = headers::to_client(&answer.head.headers, answer.pool.server(&answer.member));
-    let mut head = ResponseHeader::build_no_case(answer.head.status, Some(passed.len() + 8))
-        .expect("a status that came in can go out");
+    let mut fields = HeaderMap::with_capacity(passed.len() + 8);
     for (name, value) in passed {
         if !(x.cors && name.as_str().starts_with("access-control-")) {
-            let _ = head.append_header(name, value);
+            fields.append(name, value);
         }
     }
     let (pool, server) = x.record.server.as_ref().expect("set by the caller");
@@ -465,46 +460,49 @@ fn response_head(
         own.push((HeaderName::from_static("x-voice"), told));
     }
     // a server that says itself when to come back is right about that
-    if standing == Standing::Last && !head.headers.contains_key(header::RETRY_AFTER) {
+    if standing == Standing::Last && !fields.contains_key(header::RETRY_AFTER) {
         own.push((HeaderName::from_static("x-should-retry"), "false".into()));
     }
     for (name, text) in own {
-        if let Ok(value) = HeaderValue::from_str(&text) {
-            let _ = head.insert_header(name, value);
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
+            fields.insert(name, value);
         }
     }
     // a server that refuses says by which limit of its own
     let theirs = answer.status() == 429;
     for (name, value) in &x.answer_headers {
-        if theirs && name.as_str().starts_with("x-ratelimit-") && head.headers.contains_key(name) {
+        if theirs && name.as_str().starts_with("x-ratelimit-") && fields.contains_key(name) {
             continue;
         }
-        let _ = match *name == header::VARY {
-            true => head.append_header(name.clone(), value.clone()).map(drop),
-            false => head.insert_header(name.clone(), value.clone()),
+        match *name == header::VARY {
+            true => fields.append(name.clone(), value.clone()),
+            false => fields.insert(name.clone(), value.clone()).is_some(),
         };
     }
     let length = answer.head.headers.get(header::CONTENT_LENGTH);
     match length {
         Some(length) => {
-            let _ = head.insert_header(header::CONTENT_LENGTH, length.clone());
+            fields.insert(header::CONTENT_LENGTH, length.clone());
         }
         None if answer.first.is_none()
             && (super::is_head(x) || matches!(answer.status(), 204 | 304)) => {}
         None if answer.first.is_none() => {
-            let _ = head.insert_header(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            fields.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         // HTTP/1.0 has no chunks: the end of the connection is the end of the body
-        None if session.req_header().version == Version::HTTP_10 => session.set_keepalive(None),
+        None if session.req_header().version == Version::HTTP_10 => session.set_keepalive(false),
         None if session.req_header().version == Version::HTTP_11 => {
-            let _ = head.insert_header(
+            fields.insert(
                 header::TRANSFER_ENCODING,
                 HeaderValue::from_static("chunked"),
             );
         }
         None => {}
     }
-    head
+    let (mut head, ()) = http::Response::new(()).into_parts();
+    head.status = answer.head.status;
+    head.headers = fields;
+    head.into()
 }
 
 /// Sends an answer of our own.
@@ -517,7 +515,7 @@ pub(super) async fn answer_locally(
     x.record.local = Some(reply.code);
     x.record.status = reply.status.as_u16();
     if x.unclear {
-        session.set_keepalive(None);
+        session.set_keepalive(false);
     }
     let mut head = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 6))
         .expect("our statuses are valid");
@@ -564,7 +562,7 @@ pub(super) async fn answer_locally(
     x.record.times.total = x.started.elapsed();
     if matches!(reply.code, "request_timeout" | "request_too_slow") {
         // it had its time
-        session.set_keepalive(None);
+        session.set_keepalive(false);
     } else if let Some(upload) = upload {
         upload.linger(session).await;
     }

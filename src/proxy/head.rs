@@ -3,43 +3,19 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Version, header};
-use pingora::Error;
 use pingora::http::RequestHeader;
-use pingora::protocols::http::ServerSession as Session;
 
+use super::session::Session;
 use crate::config::{Cors, HeadLimits};
 use crate::inspect;
 use crate::inspect::head::Refused;
 use crate::reply::{self, Reply};
 use crate::route::Head;
 
-/// Bytes of a target that no parser takes more of.
-const LONGEST_URI: usize = 65_534;
-
 /// Whether the head of a request means one thing, and no more of it than is allowed.
 pub(super) fn check(session: &Session, limits: HeadLimits) -> Result<(), Refused> {
     let head = session.req_header();
-    let raw = match session {
-        Session::H1(session) => Some(session.get_headers_raw_bytes()),
-        _ => None,
-    };
-    inspect::head::check(head, head.raw_path(), raw.as_deref(), limits)
-}
-
-/// What an error of the parser is a sign of, if it is not plain nonsense. It says so in words only.
-pub(super) fn too_much(error: &Error, limits: HeadLimits) -> Option<Refused> {
-    let cause = error.cause.as_ref().map(ToString::to_string);
-    let context = error.context.as_ref().map(|context| context.as_str());
-    let says = |text: &str| {
-        cause.as_ref().is_some_and(|cause| cause.contains(text))
-            || context.is_some_and(|context| context.starts_with(text))
-    };
-    // the context is the target, and the reason is lost
-    let is_long = context.is_some_and(|context| context.len() > LONGEST_URI);
-    if says("invalid uri") && is_long {
-        return Some(Refused::Uri(limits.uri));
-    }
-    (says("too many headers") || says("Request header larger")).then_some(Refused::Headers(limits))
+    inspect::head::check(head, head.raw_path(), session.raw_head(), limits)
 }
 
 /// The head as the route table asks for it; `path` in canonical form.
@@ -52,17 +28,18 @@ pub(super) fn asked<'a>(head: &'a RequestHeader, path: &'a str) -> Head<'a> {
     }
 }
 
-/// Whether the connection is there for another request behind this one. HTTP/1.0 waits for its
-/// end unless it says otherwise; what HTTP/1.1 says, Pingora respects. Behind chunks nothing is read:
-/// the parser takes an LF in their extensions for no end of a line, so a proxy in front may have
-/// found their end, and the next request, elsewhere.
+/// Whether the client wants its connection to be there for another request behind this one.
+/// HTTP/1.0 waits for its end unless it says otherwise (RFC 9112, section 9.3).
 pub(super) fn keeps_alive(head: &RequestHeader) -> bool {
-    let asked = head.headers.get(header::CONNECTION);
-    let asked = asked.map_or(&b""[..], HeaderValue::as_bytes);
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
-        return false;
+    let says = |word: &[u8]| {
+        let lines = head.headers.get_all(header::CONNECTION).iter();
+        let mut words = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+        words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
+    };
+    match head.version {
+        Version::HTTP_10 => says(b"keep-alive"),
+        _ => !says(b"close"),
     }
-    head.version != Version::HTTP_10 || asked.eq_ignore_ascii_case(b"keep-alive")
 }
 
 /// Whether a browser asks.
@@ -187,15 +164,6 @@ pub(super) fn raw_path(head: &RequestHeader) -> &str {
         _ => raw,
     };
     raw.split('?').next().unwrap_or(raw)
-}
-
-/// The version of TLS the client came with, as it is logged.
-pub(super) fn tls_version(session: &Session) -> Option<&'static str> {
-    match session.digest()?.ssl_digest.as_ref()?.version.as_ref() {
-        "TLSv1_2" => Some("TLSv1.2"),
-        "TLSv1_3" => Some("TLSv1.3"),
-        _ => Some("TLS"),
-    }
 }
 
 /// The version, as it is logged.

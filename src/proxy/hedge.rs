@@ -6,7 +6,6 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pingora::http::RequestHeader;
-use pingora::protocols::http::ServerSession as Session;
 
 use super::account::outcome_of;
 use super::body::Upload;
@@ -14,6 +13,7 @@ use super::connection::Answer;
 use super::exchange::Exchange;
 use super::leg::Failed;
 use super::relay::{Asked, Ground, Relay, cancelled, note};
+use super::session::Session;
 use super::side::{Side, while_client_stays, within};
 use crate::config::{Hedge, HedgeAfter, PoolId};
 use crate::inspect::endpoint::Operation;

@@ -4,19 +4,23 @@
 //! client's preface, and drops an idle connection without a word, so that a request which is
 //! just on its way is lost. Each stream is served by the same code as an HTTP/1 request.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{HeaderValue, header};
-use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::http::RequestHeader;
-use pingora::protocols::http::ServerSession as Session;
+use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{self, H2Accept, H2Options, HttpSession};
 use pingora::protocols::{ALPN, Digest, Stream};
-use pingora::server::ShutdownWatch;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::http1::{Bare, Client};
+use super::listen::{Serves, with_address};
+use super::session::{Session, tls_version};
 use super::{Proxy, listen};
 use crate::config::HeadLimits;
 
@@ -42,6 +46,10 @@ const BROKEN: usize = 32;
 /// shortest request is longer than this, so nobody is kept waiting.
 const SIGN: &[u8; 4] = b"PRI ";
 
+/// How long to wait for the rest of the sign: what was looked at is still there, so that nobody
+/// says when more is.
+const PIECE: Duration = Duration::from_millis(5);
+
 /// A client listener: HTTP/1, and HTTP/2 where it was negotiated or is allowed without.
 pub(crate) struct Front {
     pub(crate) proxy: Arc<Proxy>,
@@ -50,29 +58,46 @@ pub(crate) struct Front {
 }
 
 #[async_trait]
-impl ServerApp for Front {
-    async fn process_new(
-        self: &Arc<Self>,
-        mut stream: Stream,
-        stop: &ShutdownWatch,
-    ) -> Option<Stream> {
-        let http2 = match stream.get_ssl_digest() {
-            Some(_) => matches!(stream.selected_alpn_proto(), Some(ALPN::H2)),
-            None => self.h2c && starts_http2(&mut stream, stop.clone()).await?,
+impl Serves for Front {
+    async fn serve(&self, bare: Bare, client: SocketAddr, stop: watch::Receiver<bool>) {
+        let (http2, tls) = match &bare {
+            Bare::Layered(stream) => {
+                let version = stream.get_ssl_digest().map(|tls| tls_version(&tls.version));
+                let http2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
+                (http2, version)
+            }
+            Bare::Tcp(tcp) if self.h2c => match starts_http2(tcp, stop.clone()).await {
+                Some(http2) => (http2, None),
+                None => return,
+            },
+            Bare::Tcp(_) => (false, None),
         };
         if http2 {
-            serve(&self.proxy, stream, stop.clone()).await;
-            return None;
+            return Box::pin(serve(&self.proxy, with_address(bare, client), stop)).await;
         }
-        self.proxy.process_new(stream, stop).await
+        let client = Client::new(bare, Some(client.ip()), tls);
+        self.proxy.connection(client, stop).await;
     }
 }
 
 /// Looks at the first bytes and leaves them where they are. `None` if none came.
-async fn starts_http2(stream: &mut Stream, mut stop: ShutdownWatch) -> Option<bool> {
+async fn starts_http2(tcp: &TcpStream, mut stop: watch::Receiver<bool>) -> Option<bool> {
     let mut first = [0; SIGN.len()];
+    let looking = async {
+        // the sign may come in pieces
+        loop {
+            let count = tcp.peek(&mut first).await.ok().filter(|count| *count > 0)?;
+            if first[..count] != SIGN[..count] {
+                return Some(false);
+            }
+            if count == SIGN.len() {
+                return Some(true);
+            }
+            tokio::time::sleep(PIECE).await;
+        }
+    };
     tokio::select! {
-        peeked = stream.try_peek(&mut first) => peeked.ok().map(|_| first == *SIGN),
+        sign = looking => sign,
         _ = stop.wait_for(|stop| *stop) => None,
     }
 }
@@ -90,7 +115,7 @@ fn options(limits: HeadLimits) -> H2Options {
 
 /// Serves a connection until it is closed. The first request must come in the time that a request
 /// head may take, for which `listen` looks; after that it may be idle for [`IDLE`].
-async fn serve(proxy: &Arc<Proxy>, stream: Stream, mut stop: ShutdownWatch) {
+async fn serve(proxy: &Arc<Proxy>, stream: Stream, mut stop: watch::Receiver<bool>) {
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
         timing_digest: stream.get_timing_digest(),
@@ -118,9 +143,10 @@ async fn serve(proxy: &Arc<Proxy>, stream: Stream, mut stop: ShutdownWatch) {
                 Ok(Some(H2Accept::Session(mut session))) => {
                     listen::busy();
                     join_cookies(session.req_header_mut());
-                    let (proxy, stop) = (proxy.clone(), shutdown.clone());
+                    let (proxy, stopping) = (proxy.clone(), *shutdown.borrow());
+                    let session = Box::new(ServerSession::new_http2(session));
                     streams.spawn(async move {
-                        proxy.process_new_http(Session::new_http2(session), &stop).await;
+                        proxy.one(Session::Http2(session), Ok(()), stopping).await;
                     });
                 }
                 Ok(Some(H2Accept::Rejected)) if broken < BROKEN => broken += 1,

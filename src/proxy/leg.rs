@@ -3,24 +3,25 @@
 //! This leg is ours and not Pingora's pipeline: only so can the head be held until the answer has
 //! really begun, the first byte have a limit of its own, and a connection survive a 429.
 
+use std::fmt::Display;
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, header};
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::ResponseHeader;
 use pingora::protocols::http::client::HttpSession;
-use pingora::protocols::http::v1::client::HttpSession as H1Session;
-use pingora::upstreams::peer::HttpPeer;
+use tokio::net::TcpStream;
 
 use super::body::Upload;
-use super::connection::{Answer, Connection};
+use super::connection::{Answer, Connection, Talk};
 use super::exchange::{Exchange, Stop};
-use super::peer::PeerTemplate;
-use super::request::Writing;
-use super::side::{Bound, Side, earliest, within};
-use super::wire::{self, Wire};
+use super::http1::{Bare, Upstream};
+use super::peer::{PeerTemplate, Place};
+use super::request::{Head, Writing};
+use super::side::{Bound, Side, at_once, earliest, within};
 use super::{Edge, descriptors, outcome};
 use crate::config::{RetryOn, Route};
 use crate::dialect::{Translated, ollama};
@@ -32,17 +33,6 @@ use crate::pool::{Lease, Pool};
 use crate::reply;
 use crate::transform::fields::Rewritten;
 use crate::unit::TraceContext;
-
-/// A new connection, as it is used from now on.
-fn wired(session: HttpSession, peer: &HttpPeer) -> HttpSession {
-    match session {
-        HttpSession::H1(session) => {
-            let stream = Wire::around(session.into_inner());
-            HttpSession::H1(H1Session::new_with_options(stream, peer))
-        }
-        session => session,
-    }
-}
 
 /// How long a server that broke off an upload is listened to for the reason.
 const LAST_WORD: Duration = Duration::from_millis(100);
@@ -156,60 +146,94 @@ impl Leg<'_> {
         lease: &Lease,
         fresh: bool,
     ) -> Result<Connection, Failed> {
-        let peer = self.template.at(lease.address(), fresh, self.x.upgrade);
-        let started = Instant::now();
-        let bound = self.bound(
-            self.pool.config.timeouts.connect,
-            Phase::Connect,
-            side.upload(),
-        );
-        // on the heap, as it is large and most of a request's life is not spent in it
-        let connecting = Box::pin(self.edge.connector.get_http_session(&*peer));
-        let connected = side.during(self.edge, within(bound, connecting)).await?;
-        let (session, reused) = match connected {
-            Ok(Ok(connected)) => connected,
-            Ok(Err(error)) if descriptors::ran_out(&error) => {
-                let exhausted = &self.edge.metrics.descriptors;
-                exhausted.note("a server could not be connected");
-                return Err(Failed::Stop(reply::exhausted().into()));
-            }
-            Ok(Err(error)) => {
-                let outcome = outcome::of_connecting(&error);
-                // nobody mends a certificate that is not heard of
-                let level = match outcome {
-                    Outcome::TlsFailed => log::Level::Warn,
-                    _ => log::Level::Debug,
-                };
-                let (pool, server) = (&self.pool.config.name, &self.pool.server(lease).name);
-                log::log!(
-                    level,
-                    "pool {pool}: server {server} ({}): {error}",
-                    lease.address()
-                );
-                return Err(outcome.into());
-            }
-            Err(phase) => return Err(Outcome::TimedOut(phase).into()),
+        let place = self.template.place(lease.address(), &self.edge.shelves);
+        let kept = match fresh {
+            true => None,
+            false => place.shelf.take(),
         };
-        let session = match reused {
-            true => session,
-            false => wired(session, &peer),
-        };
-        // whichever way it was made, it can serve others
-        let peer = match fresh {
-            true => self.template.at(lease.address(), false, self.x.upgrade),
-            false => peer,
+        let (talk, made_in) = match kept {
+            Some(kept) => (Talk::Http1(kept), None),
+            // on the heap, as it is large and most requests need none
+            None => Box::pin(self.make(side, lease, &place, fresh)).await?,
         };
         let connection = Connection {
-            session,
-            peer,
-            reused,
-            made_in: (!reused).then(|| started.elapsed()),
+            talk,
+            place,
+            reused: made_in.is_none(),
+            made_in,
             request_done: false,
             answered: false,
             keepalive: self.pool.config.keepalive.filter(|_| !self.x.upgrade),
         };
         self.count(&connection, lease);
         Ok(connection)
+    }
+
+    /// Makes a new connection, or takes part in one of HTTP/2; says how long it took to make it.
+    async fn make(
+        &self,
+        side: &mut Side<'_>,
+        lease: &Lease,
+        place: &Place,
+        fresh: bool,
+    ) -> Result<(Talk, Option<Duration>), Failed> {
+        let started = Instant::now();
+        let bound = self.bound(
+            self.pool.config.timeouts.connect,
+            Phase::Connect,
+            side.upload(),
+        );
+        let (talk, reused) = if self.template.is_plain(self.x.upgrade) {
+            let connecting = within(bound, TcpStream::connect(place.address));
+            match side.during(self.edge, connecting).await? {
+                Ok(Ok(tcp)) => {
+                    // heads and pieces go out when they are written
+                    let _ = tcp.set_nodelay(true);
+                    (Talk::Http1(Box::new(Upstream::new(Bare::Tcp(tcp)))), false)
+                }
+                Ok(Err(error)) if descriptors::are_exhausted(&error) => {
+                    return Err(self.exhausted());
+                }
+                Ok(Err(error)) => {
+                    return Err(self.unconnected(lease, Outcome::ConnectFailed, &error));
+                }
+                Err(phase) => return Err(Outcome::TimedOut(phase).into()),
+            }
+        } else {
+            let peer = self.template.at(place.address, fresh, self.x.upgrade);
+            let connecting = within(bound, self.edge.connector.get_http_session(&peer));
+            match side.during(self.edge, connecting).await? {
+                Ok(Ok((HttpSession::H1(session), _))) => {
+                    let layered = Upstream::new(Bare::Layered(session.into_inner()));
+                    (Talk::Http1(Box::new(layered)), false)
+                }
+                Ok(Ok((session, reused))) => (Talk::Http2(Box::new(session)), reused),
+                Ok(Err(error)) if descriptors::ran_out(&error) => return Err(self.exhausted()),
+                Ok(Err(error)) => {
+                    return Err(self.unconnected(lease, outcome::of_connecting(&error), &error));
+                }
+                Err(phase) => return Err(Outcome::TimedOut(phase).into()),
+            }
+        };
+        Ok((talk, (!reused).then(|| started.elapsed())))
+    }
+
+    fn exhausted(&self) -> Failed {
+        let exhausted = &self.edge.metrics.descriptors;
+        exhausted.note("a server could not be connected");
+        Failed::Stop(reply::exhausted().into())
+    }
+
+    fn unconnected(&self, lease: &Lease, outcome: Outcome, error: &dyn Display) -> Failed {
+        // nobody mends a certificate that is not heard of
+        let level = match outcome {
+            Outcome::TlsFailed => log::Level::Warn,
+            _ => log::Level::Debug,
+        };
+        let (pool, server) = (&self.pool.config.name, &self.pool.server(lease).name);
+        let address = lease.address();
+        log::log!(level, "pool {pool}: server {server} ({address}): {error}");
+        outcome.into()
     }
 
     fn count(&self, connection: &Connection, lease: &Lease) {
@@ -233,9 +257,9 @@ impl Leg<'_> {
         lease: &Lease,
     ) -> Result<Begun, Failed> {
         let sending = Instant::now();
-        connection
-            .session
-            .set_write_timeout(self.pool.config.timeouts.idle);
+        if let Talk::Http2(session) = &mut connection.talk {
+            session.set_write_timeout(self.pool.config.timeouts.idle);
+        }
         let writing = Writing {
             edge: self.edge,
             x: self.x,
@@ -257,7 +281,7 @@ impl Leg<'_> {
             // than the broken pipe it left
             Err(Failed::Outcome(broken)) => {
                 let soon = (Some(Instant::now() + LAST_WORD), Phase::FirstByte);
-                match within(soon, connection.session.read_response_header()).await {
+                match within(soon, connection.talk.read_head()).await {
                     Ok(Ok(())) => connection.answered = true,
                     _ => return Err(broken.into()),
                 }
@@ -327,22 +351,19 @@ impl Leg<'_> {
     async fn send(
         &self,
         connection: &mut Connection,
-        head: RequestHeader,
+        head: Head,
         side: &mut Side<'_>,
         lease: &Lease,
     ) -> Result<(), Failed> {
         let h2 = connection.is_h2();
-        let up = &mut connection.session;
-        let broken = |error: Box<pingora::Error>| Failed::Outcome(outcome::of_talking(&error));
         let mut first = match self.words {
             Some(_) => None,
             None => side.at_hand().await.map_err(Failed::Stop)?,
         };
         let follows = first.is_some() || self.has_begun(side.upload());
-        wire::hold(up.stream(), follows);
-        let written = up.write_request_header(Box::new(head)).await;
-        wire::hold(up.stream(), false);
-        written.map_err(broken)?;
+        self.sent(side, connection.talk.begin(head, follows))
+            .await?;
+        let sized = self.length(side.upload()).is_some();
         let mut offset = 0;
         loop {
             let next = match first.take() {
@@ -354,16 +375,12 @@ impl Leg<'_> {
             offset += piece.len() as u64;
             let mut pieces = self.rewritten.edits.splice(start, piece).into_iter();
             while let Some(piece) = pieces.next() {
-                wire::hold(up.stream(), pieces.len() > 0);
                 self.metrics.servers[lease.server]
                     .bytes_sent
                     .inc_by(piece.len() as u64);
-                let writing = pin!(up.write_request_body(piece, false));
-                let bound = self.bound(None, Phase::Send, side.upload());
-                match side.during(self.edge, within(bound, writing)).await? {
-                    Ok(written) => written.map_err(broken)?,
-                    Err(phase) => return Err(Outcome::TimedOut(phase).into()),
-                }
+                let follows = pieces.len() > 0 || (!sized && self.is_last(side.upload(), offset));
+                self.sent(side, connection.talk.write_body(piece, follows))
+                    .await?;
             }
             // a server that refuses an upload says so before it has all of it
             let upload = side.upload();
@@ -372,11 +389,11 @@ impl Leg<'_> {
             if more && !connection.answered && !h2 {
                 let read = tokio::select! {
                     biased;
-                    read = up.read_response_header() => read.is_ok(),
+                    read = connection.talk.read_head() => read.is_ok(),
                     () = std::future::ready(()) => false,
                 };
-                let status = up
-                    .response_header()
+                let status = (connection.talk)
+                    .head()
                     .map_or(StatusCode::CONTINUE, |head| head.status);
                 connection.answered = read && !status.is_informational();
                 if connection.answered && !status.is_success() {
@@ -384,9 +401,34 @@ impl Leg<'_> {
                 }
             }
         }
-        up.finish_request_body().await.map_err(broken)?;
+        self.sent(side, connection.talk.finish()).await?;
         connection.request_done = true;
         Ok(())
+    }
+
+    /// Whether nothing follows behind the first `offset` bytes.
+    fn is_last(&self, upload: &Upload, offset: u64) -> bool {
+        upload.is_complete() && offset >= upload.received()
+    }
+
+    /// What is being sent, in time and while the client stays.
+    async fn sent(
+        &self,
+        side: &mut Side<'_>,
+        sending: impl Future<Output = pingora::Result<()>>,
+    ) -> Result<(), Failed> {
+        let mut sending = pin!(sending);
+        let broken = |error: Box<pingora::Error>| Failed::Outcome(outcome::of_talking(&error));
+        // the system takes most of what it is given at once
+        if let Some(sent) = at_once(sending.as_mut()).await {
+            return sent.map_err(broken);
+        }
+        let idle = self.pool.config.timeouts.idle;
+        let bound = self.bound(idle, Phase::Send, side.upload());
+        match side.during(self.edge, within(bound, sending)).await? {
+            Ok(sent) => sent.map_err(broken),
+            Err(phase) => Err(Outcome::TimedOut(phase).into()),
+        }
     }
 
     /// Waits for the head, past any interim ones.
@@ -399,14 +441,11 @@ impl Leg<'_> {
         let mut read = connection.answered;
         loop {
             if !read {
-                let reading = pin!(connection.session.read_response_header());
+                let reading = pin!(connection.talk.read_head());
                 side.wait(self.edge, bound, reading).await?;
             }
             read = false;
-            let head = connection
-                .session
-                .response_header()
-                .ok_or(Outcome::Invalid)?;
+            let head = connection.talk.head().ok_or(Outcome::Invalid)?;
             match head.status {
                 StatusCode::SWITCHING_PROTOCOLS if self.x.upgrade => {}
                 // we asked for no other protocol
@@ -415,9 +454,8 @@ impl Leg<'_> {
                 _ if !has_known_coding(&head.headers) => return Err(Outcome::Invalid.into()),
                 _ => {}
             }
-            let head = head.clone();
             connection.answered = true;
-            return Ok(head);
+            return Ok(connection.talk.take_head().ok_or(Outcome::Invalid)?);
         }
     }
 
@@ -449,7 +487,7 @@ impl Leg<'_> {
         // these say why, and what follows depends on it
         let looked_into = matches!(head.status.as_u16(), 429 | 503);
         loop {
-            let done = connection.session.response_done();
+            let done = connection.talk.is_over();
             if looked_into && !held.is_empty() && (done || held.len() >= REASON) {
                 return Ok(Some(held.freeze()));
             }
@@ -457,7 +495,7 @@ impl Leg<'_> {
                 true => earliest(&[bound.0.map(|at| (at, bound.1)), Some(soon())], bound.1),
                 false => bound,
             };
-            let reading = pin!(connection.session.read_response_body());
+            let reading = pin!(connection.talk.read_body());
             let read = match side.wait(self.edge, bound, reading).await {
                 Err(Failed::Outcome(Outcome::TimedOut(_))) if !held.is_empty() && looked_into => {
                     return Ok(Some(held.freeze()));

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pingora::protocols::http::ServerSession as Session;
-
 use super::body::Upload;
 use super::exchange::{Exchange, Stop};
 use super::relay::{Relay, read_body, stopped};
+use super::session::Session;
 use super::side::{pause, while_client_stays, within};
 use crate::observe::metrics::QueueRefusal;
 use crate::plan::{Attempt, Phase, Refusal, Spent};

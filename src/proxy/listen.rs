@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::protocols::l4::stream::Stream as TcpStream;
 use pingora::protocols::{GetSocketDigest, SocketDigest, Stream};
@@ -21,8 +22,8 @@ pub(crate) use super::gate::Gate;
 
 use super::descriptors::{Spare, are_exhausted};
 use super::gate::Full;
+use super::http1::Bare;
 use super::tls::Tls;
-use super::wire::Wire;
 use crate::observe::metrics::Metrics;
 
 /// How long to wait when nobody can be accepted, instead of asking without end.
@@ -108,6 +109,42 @@ impl From<Socket> for OwnedFd {
     }
 }
 
+/// What is done with connections.
+#[async_trait]
+pub(crate) trait Serves: Send + Sync + 'static {
+    /// Serves one until it ends, or until it is idle and `stop` says so.
+    async fn serve(&self, bare: Bare, client: SocketAddr, stop: watch::Receiver<bool>);
+}
+
+/// An application of Pingora's, such as the admin endpoints.
+pub(crate) struct App<A>(pub(crate) Arc<A>);
+
+#[async_trait]
+impl<A: ServerApp + Send + Sync + 'static> Serves for App<A> {
+    async fn serve(&self, bare: Bare, client: SocketAddr, stop: watch::Receiver<bool>) {
+        let mut stream = Some(with_address(bare, client));
+        while let Some(open) = stream {
+            stream = self.0.process_new(open, &stop).await;
+        }
+    }
+}
+
+/// A connection as Pingora knows it.
+pub(super) fn with_address(bare: Bare, client: SocketAddr) -> Stream {
+    match bare {
+        Bare::Tcp(tcp) => Box::new(layer(tcp, client)),
+        Bare::Layered(stream) => stream,
+    }
+}
+
+fn layer(tcp: tokio::net::TcpStream, client: SocketAddr) -> TcpStream {
+    let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
+    let _ = digest.peer_addr.set(Some(client.into()));
+    let mut stream = TcpStream::from(tcp);
+    stream.set_socket_digest(digest);
+    stream
+}
+
 /// What accepts connections at a socket.
 pub(crate) struct Listener {
     socket: TcpListener,
@@ -167,7 +204,7 @@ impl Listener {
     /// Accepts connections for `app` until `stops` says so.
     pub(crate) async fn serve<A>(self, app: Arc<A>, gate: Arc<Gate>, mut stops: Stops)
     where
-        A: ServerApp + Send + Sync + 'static,
+        A: Serves,
     {
         let mut spare = Spare::new();
         loop {
@@ -203,7 +240,6 @@ impl Listener {
             });
         }
         drop(self.socket);
-        app.cleanup().await;
     }
 }
 
@@ -225,29 +261,28 @@ async fn connection<A>(
     stop: watch::Receiver<bool>,
 ) -> bool
 where
-    A: ServerApp + Send + Sync + 'static,
+    A: Serves,
 {
     let _ = socket.set_nodelay(true);
-    let descriptor = socket.as_raw_fd();
-    let mut stream = TcpStream::from(socket);
-    let digest = SocketDigest::from_raw_fd(descriptor);
-    let _ = digest.peer_addr.set(Some(client.into()));
-    stream.set_socket_digest(digest);
-    // a second one to ask the kernel by; the connection outlives both
-    let digest = SocketDigest::from_raw_fd(descriptor);
+    // to ask the kernel by; the connection outlives it
+    let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
     let waiting = Arc::new(Waiting {
         start: Instant::now(),
         since: AtomicU64::new(1),
         served: AtomicUsize::new(0),
     });
     let serving = async {
-        let mut stream: Option<Stream> = match &tls {
-            Some(tls) => tls.accept(stream).await.map(Wire::around),
-            None => Some(Wire::around(Box::new(stream))),
+        let bare = match &tls {
+            Some(tls) => {
+                let stream = layer(socket, client);
+                let Some(accepted) = tls.accept(stream).await else {
+                    return;
+                };
+                Bare::Layered(accepted)
+            }
+            None => Bare::Tcp(socket),
         };
-        while let Some(open) = stream {
-            stream = app.process_new(open, &stop).await;
-        }
+        app.serve(bare, client, stop).await;
     };
     let serving = WAITING.scope(waiting.clone(), serving);
     let Some(header_timeout) = gate.header_timeout() else {

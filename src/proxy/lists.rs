@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use pingora::http::RequestHeader;
-use pingora::protocols::http::ServerSession as Session;
 
 use super::account::{account, outcome_of};
 use super::body::Upload;
@@ -18,6 +17,7 @@ use super::connection::Answer;
 use super::exchange::{Exchange, Stop};
 use super::leg::Failed;
 use super::relay::{Asked, Ground, note, stopped};
+use super::session::Session;
 use super::side::{Side, while_client_stays};
 use super::taken::Scope;
 use super::words::Words;
@@ -399,8 +399,8 @@ async fn whole(ground: &Ground<'_>, mut answer: Box<Answer>) -> Option<Told> {
         return None;
     }
     let rest = async {
-        while !answer.connection.session.response_done() {
-            match answer.connection.session.read_response_body().await {
+        while !answer.connection.talk.is_over() {
+            match answer.connection.talk.read_body().await {
                 Ok(Some(piece)) => body.extend_from_slice(&piece),
                 Ok(None) => break,
                 Err(_) => return false,
@@ -424,6 +424,6 @@ async fn whole(ground: &Ground<'_>, mut answer: Box<Answer>) -> Option<Told> {
         content_type: answer.head.headers.get(header::CONTENT_TYPE).cloned(),
         body: body.freeze(),
     };
-    answer.connection.release(ground.edge).await;
+    answer.connection.release(ground.edge);
     Some(told)
 }

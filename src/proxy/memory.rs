@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use pingora::protocols::http::ServerSession as Session;
 
 use super::body::Upload;
 use super::connection::Answer;
 use super::deliver::Standing;
 use super::exchange::{Exchange, Stop};
+use super::session::Session;
 use super::{bound, cached};
 use crate::cache::key::Hasher;
 use crate::config::{Memory, SessionBounds, SessionBy};

@@ -152,7 +152,7 @@ impl Copy {
         );
         match (outcome, answer) {
             (Outcome::Answered(status), Some(answer)) => {
-                answer.connection.release(&self.edge).await;
+                answer.connection.release(&self.edge);
                 match status {
                     200..300 => "2xx",
                     400..500 => "4xx",
@@ -196,10 +196,10 @@ impl Copy {
 
 /// Reads an answer to its end.
 async fn read_on(answer: &mut Answer) -> Result<(), Outcome> {
-    while !answer.connection.session.response_done() {
+    while !answer.connection.talk.is_over() {
         let idle = answer.pool.config.timeouts.idle;
         let bound = (idle.map(|idle| Instant::now() + idle), Phase::Idle);
-        let reading = pin!(answer.connection.session.read_response_body());
+        let reading = pin!(answer.connection.talk.read_body());
         let read: Option<Bytes> = within(bound, reading)
             .await
             .map_err(Outcome::TimedOut)?

@@ -1,10 +1,9 @@
-//! Pingora on the request path. Here bytes move; what becomes of them is decided below.
+//! The request path. Here bytes move; what becomes of them is decided below.
 //!
 //! The steps of a request stand in `receive`, in the order of the story in `lib.rs`; the first of
-//! them are in `admit`. The proxy is a
-//! `HttpServerApp` on Pingora's sessions and connectors and not a `ProxyHttp`: of the callbacks of
-//! that trait only `request_filter` was left, as the relay is ours, and around it stood a parser's
-//! error page that nobody could give our shape, nor log, nor count.
+//! them are in `admit`. HTTP/1 is spoken by `http1` to both sides; TLS, HTTP/2 and what connects to
+//! servers with those are Pingora's. Of its `ProxyHttp` nothing is used: the relay is ours, as only
+//! so an answer can be held until it has begun, and of the callbacks only `request_filter` was left.
 
 mod access;
 mod account;
@@ -19,7 +18,9 @@ mod exchange;
 mod gate;
 mod head;
 mod hedge;
+mod http1;
 pub(crate) mod http2;
+pub(crate) mod idle;
 mod left;
 mod leg;
 mod line;
@@ -33,34 +34,36 @@ pub(crate) mod peer;
 mod preload;
 mod relay;
 mod request;
+mod session;
 mod side;
 mod slow;
 mod taken;
 pub(crate) mod tls;
 mod tunnel;
 mod usage;
-mod wire;
 mod words;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora::connectors::http::Connector;
-use pingora::protocols::http::ServerSession as Session;
-use pingora::server::ShutdownWatch;
-use pingora::{Error, ErrorType};
+use tokio::sync::watch;
 
 use body::Upload;
 use deliver::answer_locally;
 use exchange::{Exchange, Stop};
+use http1::{Client, NoRequest};
+use idle::Shelves;
 use peer::PeerTemplate;
+use session::Session;
+use side::at_once;
 
 use crate::config::{Cors, Zone};
 use crate::gateway::Gateway;
+use crate::inspect::head::Refused;
 use crate::observe::access_log::AccessLog;
 use crate::observe::failures::Failures;
 use crate::observe::metrics::Metrics;
@@ -69,14 +72,14 @@ use crate::reply;
 use crate::unit;
 
 /// How long a client's connection may wait for its next request.
-const KEEPALIVE_SECS: u64 = 60;
-/// How long a client may take to make room for the next bytes of an answer.
-const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// What lives as long as the program: connections, counters, logs, and the gateway of the moment.
 pub(crate) struct Edge {
     snapshot: ArcSwap<Snapshot>,
     pub(crate) connector: Arc<Connector>,
+    /// Connections to servers, beside those of the connector, which are of HTTP/2 and of others'.
+    pub(crate) shelves: Arc<Shelves>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: AccessLog,
     pub(crate) tracer: Tracer,
@@ -87,7 +90,7 @@ pub(crate) struct Edge {
     /// Set when the program is about to stop.
     pub(crate) draining: AtomicBool,
     /// Says when requests have had their time and are cut.
-    cut: tokio::sync::watch::Sender<bool>,
+    cut: watch::Sender<bool>,
 }
 
 /// A gateway, and its servers as Pingora connects to them.
@@ -132,6 +135,7 @@ impl Edge {
     pub(crate) fn new(
         snapshot: Snapshot,
         connector: Arc<Connector>,
+        shelves: Arc<Shelves>,
         metrics: Arc<Metrics>,
         access_log: AccessLog,
     ) -> Self {
@@ -139,6 +143,7 @@ impl Edge {
         Edge {
             snapshot: ArcSwap::from_pointee(snapshot),
             connector,
+            shelves,
             metrics,
             access_log,
             tracer,
@@ -146,7 +151,7 @@ impl Edge {
             via: format!("1.1 trunkline-{}", &unit::new_request_id()[..12]),
             started: Instant::now(),
             draining: AtomicBool::new(false),
-            cut: tokio::sync::watch::Sender::new(false),
+            cut: watch::Sender::new(false),
         }
     }
 
@@ -207,52 +212,91 @@ impl Proxy {
     }
 }
 
+/// The head of the next request. There is none once the program stops: nothing was asked yet, so an
+/// idle connection ends there.
+async fn next_request(
+    client: &mut Client,
+    idle: Option<Duration>,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<(), NoRequest> {
+    let mut reading = pin!(client.read_request(idle));
+    if let Some(read) = at_once(reading.as_mut()).await {
+        return read;
+    }
+    tokio::select! {
+        biased;
+        read = reading => read,
+        _ = stop.wait_for(|stop| *stop) => Err(NoRequest::Gone),
+    }
+}
+
 /// Whether the answer must have no body. Asks the record: a request that was refused has no head.
 fn is_head(x: &Exchange) -> bool {
     x.record.method == "HEAD"
 }
 
-#[async_trait]
-impl HttpServerApp for Proxy {
-    /// One request on a connection; hands the connection back if another may follow.
-    async fn process_new_http(
-        self: &Arc<Self>,
+impl Proxy {
+    /// Serves the requests of a connection of HTTP/1, one after the other.
+    async fn connection(&self, client: Client, mut stop: watch::Receiver<bool>) {
+        let mut session = Session::Http1(Box::new(client));
+        let mut idle = None;
+        loop {
+            let Session::Http1(client) = &mut session else {
+                return;
+            };
+            let read = next_request(client, idle, &mut stop).await;
+            if read == Err(NoRequest::Gone) {
+                return;
+            }
+            listen::busy();
+            let stopping = *stop.borrow();
+            let Some(kept) = self.one(session, read, stopping).await else {
+                return;
+            };
+            session = kept;
+            idle = Some(KEEPALIVE);
+        }
+    }
+
+    /// Serves one request; hands the connection back if another may follow.
+    async fn one(
+        &self,
         mut session: Session,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        let mut stopping = shutdown.clone();
-        let read = tokio::select! {
-            biased;
-            read = session.read_request() => read,
-            // nothing was asked yet: an idle connection ends here
-            _ = stopping.wait_for(|stopping| *stopping) => return None,
-        };
-        listen::busy();
-        let stopping = *shutdown.borrow();
+        read: Result<(), NoRequest>,
+        stopping: bool,
+    ) -> Option<Session> {
         let served = match read {
-            Ok(true) => {
+            Ok(()) => {
                 let (mut x, served) = self.serve(&mut session, stopping).await;
-                let Err(Stop::Upgraded(answer)) = served else {
+                if let Err(Stop::Upgraded(answer)) = served {
+                    Box::pin(tunnel::run(&self.edge, session, &mut x, *answer)).await;
                     self.finish(&mut x);
-                    listen::idle();
-                    return self.end(session, served).await;
-                };
-                Box::pin(tunnel::run(&self.edge, session, &mut x, *answer)).await;
+                    return None;
+                }
                 self.finish(&mut x);
-                return None;
+                served
             }
-            Err(error) if *error.etype() == ErrorType::InvalidHTTPHeader => {
-                self.refuse(&mut session, &error).await
-            }
-            // the client closed, or broke off
-            Ok(false) | Err(_) => return None,
+            Err(broken) => self.refuse(&mut session, broken).await,
         };
         listen::idle();
-        self.end(session, served).await
+        match session {
+            Session::Http1(client) if served.is_ok() && client.is_reusable() => {
+                Some(Session::Http1(client))
+            }
+            Session::Http1(mut client) => {
+                client.shutdown().await;
+                None
+            }
+            // only the stream ends: dropped, it is reset behind its head, while a shutdown would
+            // throw even that away if it is still queued
+            Session::Http2(session) if served.is_ok() => {
+                let _ = session.finish().await;
+                None
+            }
+            Session::Http2(_) => None,
+        }
     }
-}
 
-impl Proxy {
     /// Serves one request; an error means that the connection must end without a proper end of the
     /// answer, or that it goes on as a tunnel.
     async fn serve(&self, session: &mut Session, stopping: bool) -> (Exchange, Result<(), Stop>) {
@@ -262,12 +306,8 @@ impl Proxy {
         let goes_on = !stopping
             && !self.edge.draining.load(Relaxed)
             && head::keeps_alive(session.req_header());
-        session.set_keepalive(goes_on.then_some(KEEPALIVE_SECS));
-        // reading a body has limits of its own
-        session.set_read_timeout(None);
-        session.set_write_timeout(Some(WRITE_TIMEOUT));
-        // the watch for a client that leaves must not trip over its next request
-        session.set_pipelining_enabled(true);
+        session.set_keepalive(goes_on);
+        session.begin();
         let mut upload = Upload::new(session, limits);
         let served = self.receive(session, &mut x, &mut upload).await;
         x.record.bytes_in = upload.received();
@@ -294,40 +334,20 @@ impl Proxy {
         self.edge.tracer.finish(&mut x.record);
     }
 
-    /// Ends a connection, or hands it back for its next request.
-    async fn end(
-        &self,
-        mut session: Session,
-        served: Result<(), Stop>,
-    ) -> Option<ReusedHttpStream> {
-        if served.is_err() {
-            // of HTTP/2 only the stream ends: dropped, it is reset behind its head, while a
-            // shutdown would throw even that away if it is still queued
-            if !session.is_http2() {
-                session.shutdown().await;
-            }
-            return None;
-        }
-        let settings = HttpPersistentSettings::for_session(&session);
-        let stream = session.finish().await.ok().flatten()?;
-        Some(ReusedHttpStream::from_reusable_stream(stream, settings))
-    }
-
     /// Answers what is no request: it has no method and no path to tell of, but it was here.
-    async fn refuse(&self, session: &mut Session, error: &Error) -> Result<(), Stop> {
+    async fn refuse(&self, session: &mut Session, broken: NoRequest) -> Result<(), Stop> {
         let mut x = Exchange::new(self.edge.snapshot(), &self.edge.metrics.in_flight);
-        let address = session
-            .client_addr()
-            .and_then(|addr| addr.as_inet())
-            .map(|addr| addr.ip());
-        x.record.client = address;
+        x.record.client = session.client();
         x.record.listener.clone_from(&self.listener);
         x.take_request_id(unit::new_request_id());
-        session.set_keepalive(None);
+        session.set_keepalive(false);
         let limits = x.snapshot.gateway.config.limits.head;
-        let reply = match head::too_much(error, limits) {
-            Some(refused) => reply::head_refused(refused),
-            None => reply::invalid_request("This is no HTTP request that can be understood."),
+        let reply = match broken {
+            NoRequest::TooMuch => reply::head_refused(Refused::Headers(limits)),
+            NoRequest::Target => reply::head_refused(Refused::Uri(limits.uri)),
+            NoRequest::Broken | NoRequest::Gone => {
+                reply::invalid_request("This is no HTTP request that can be understood.")
+            }
         };
         self.count_local(reply.code);
         let answered = answer_locally(session, &mut x, reply, None).await;

@@ -7,9 +7,10 @@ use arc_swap::ArcSwap;
 use http::Uri;
 use pingora::http::RequestHeader;
 use pingora::protocols::ALPN;
-use pingora::upstreams::peer::{HttpPeer, Scheme};
+use pingora::upstreams::peer::{HttpPeer, Peer, Scheme};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 
+use super::idle::{Shelf, Shelves};
 use crate::config::{Pool, Server};
 
 /// Requests that share one HTTP/2 connection at most; nginx and hyper allow 128 and 200 by default.
@@ -17,12 +18,20 @@ const H2_STREAMS: usize = 100;
 /// Addresses of a server that are kept at most.
 const ADDRESSES: usize = 16;
 
+/// A server at one of its addresses.
+pub(super) struct Place {
+    pub(super) address: SocketAddr,
+    pub(super) peer: HttpPeer,
+    /// Connections of HTTP/1.1 to it.
+    pub(super) shelf: Arc<Shelf>,
+}
+
 /// A server of a pool, to be connected to at one of its addresses.
 #[derive(Clone)]
 pub(crate) struct PeerTemplate {
     peer: HttpPeer,
     /// Those that were asked for: a peer is some thirty fields to copy for each attempt.
-    known: Arc<ArcSwap<Vec<Arc<HttpPeer>>>>,
+    known: Arc<ArcSwap<Vec<Arc<Place>>>>,
     /// The `Host` its requests carry.
     pub(crate) authority: String,
 }
@@ -89,27 +98,35 @@ impl PeerTemplate {
         head.set_version(http::Version::HTTP_2);
     }
 
-    /// The peer at one address. A `fresh` one shares no connections with those before, for when a
-    /// kept one turned out to be dead; one that becomes another protocol is asked in HTTP/1.1.
-    pub(crate) fn at(&self, address: SocketAddr, fresh: bool, upgrade: bool) -> Arc<HttpPeer> {
-        if fresh || upgrade {
-            return Arc::new(self.made(address, fresh, upgrade));
-        }
-        let known = self.known.load();
-        let wanted = address.into();
-        if let Some(peer) = known.iter().find(|peer| peer._address == wanted) {
-            return peer.clone();
-        }
-        let peer = Arc::new(self.made(address, false, false));
-        // names may lead elsewhere every minute: what is not asked for any more goes some time
-        let kept = known.iter().take(ADDRESSES - 1).cloned();
-        let mut more = vec![peer.clone()];
-        more.extend(kept);
-        self.known.store(Arc::new(more));
-        peer
+    /// Whether HTTP/1.1 is spoken on bare TCP with it, also where that becomes another protocol.
+    pub(super) fn is_plain(&self, upgrade: bool) -> bool {
+        let h1 = upgrade || self.peer.options.alpn.get_min_http_version() == 1;
+        self.peer.scheme == Scheme::HTTP && h1
     }
 
-    fn made(&self, address: SocketAddr, fresh: bool, upgrade: bool) -> HttpPeer {
+    /// The server at one address.
+    pub(super) fn place(&self, address: SocketAddr, shelves: &Shelves) -> Arc<Place> {
+        let known = self.known.load();
+        if let Some(place) = known.iter().find(|place| place.address == address) {
+            return place.clone();
+        }
+        let peer = self.at(address, false, false);
+        let place = Arc::new(Place {
+            address,
+            shelf: shelves.shelf(peer.reuse_hash()),
+            peer,
+        });
+        // names may lead elsewhere every minute: what is not asked for any more goes some time
+        let kept = known.iter().take(ADDRESSES - 1).cloned();
+        let mut more = vec![place.clone()];
+        more.extend(kept);
+        self.known.store(Arc::new(more));
+        place
+    }
+
+    /// The peer at one address. A `fresh` one shares no connections with those before, for when a
+    /// kept one turned out to be dead; one that becomes another protocol is asked in HTTP/1.1.
+    pub(crate) fn at(&self, address: SocketAddr, fresh: bool, upgrade: bool) -> HttpPeer {
         let mut peer = self.peer.clone();
         peer._address = address.into();
         if upgrade {

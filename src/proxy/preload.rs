@@ -63,7 +63,7 @@ async fn load(
     model: &str,
 ) -> pingora::Result<()> {
     let peer = template.at(lease.address(), true, true);
-    let (mut session, _) = edge.connector.get_http_session(&*peer).await?;
+    let (mut session, _) = edge.connector.get_http_session(&peer).await?;
     let body = serde_json::json!({ "model": model, "stream": false }).to_string();
     let root = server.url.path.trim_end_matches("/v1");
     let path = format!("{root}/api/generate");

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pingora::http::RequestHeader;
-use pingora::protocols::http::ServerSession as Session;
 
 use super::account::{account, judge_server, outcome_of};
 use super::body::Upload;
@@ -17,6 +16,7 @@ use super::connection::Answer;
 use super::deliver::{Standing, deliver};
 use super::exchange::{Exchange, Stop};
 use super::leg::{Failed, Leg};
+use super::session::Session;
 use super::side::{Side, pause, while_client_stays};
 use super::taken::Scope;
 use super::words::Words;

@@ -1,10 +1,11 @@
 //! The head of a request as a server gets it.
 
-use http::{HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method, header};
 use pingora::http::RequestHeader;
 
 use super::Edge;
 use super::exchange::Exchange;
+use super::http1::{Opening, Sent};
 use super::peer::PeerTemplate;
 use crate::config::{Auth, Pool, Server};
 use crate::transform::fields::Edits;
@@ -29,9 +30,18 @@ pub(super) struct Writing<'a> {
     pub(super) translated: bool,
 }
 
+/// A head, as the server's protocol wants it.
+pub(super) enum Head {
+    Http1(Opening),
+    Http2(Box<RequestHeader>),
+}
+
+/// Room for a head: the headers of SDKs and ours are some 600 bytes.
+const ROOM: usize = 1024;
+
 impl Writing<'_> {
     /// The head, from parsed parts only: one host, one kind of framing, nothing of the client's hop.
-    pub(super) fn head(&self, client: &RequestHeader) -> RequestHeader {
+    pub(super) fn head(&self, client: &RequestHeader) -> Head {
         let (x, pool, server) = (self.x, self.pool, self.server);
         let query = client.uri.query();
         let query = x.bound.as_ref().map_or(query, |bound| bound.query(query));
@@ -40,6 +50,61 @@ impl Writing<'_> {
         let bound = x.bound.as_ref();
         let path = bound.map_or(&*x.record.path, |bound| bound.path(&x.record.path));
         let target = path::to_server(path, query, pool, server, self.auth);
+        match self.http2 {
+            true => self.http2(client, &target),
+            false => self.http1(client, &target),
+        }
+    }
+
+    fn http1(&self, client: &RequestHeader, target: &str) -> Head {
+        let mut bytes = Vec::with_capacity(ROOM);
+        let line = [client.method.as_str(), " ", target, " HTTP/1.1\r\nHost: "];
+        for part in line
+            .into_iter()
+            .chain([self.template.authority.as_str(), "\r\n"])
+        {
+            bytes.extend_from_slice(part.as_bytes());
+        }
+        self.fields(client, &mut |name, value| {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value);
+            bytes.extend_from_slice(b"\r\n");
+        });
+        bytes.extend_from_slice(b"\r\n");
+        Head::Http1(Opening {
+            bytes,
+            sent: match self.length {
+                Some(_) => Sent::Whole,
+                None => Sent::Chunked,
+            },
+            is_head: client.method == Method::HEAD,
+            closes: self.pool.keepalive.is_none() && !self.x.upgrade,
+        })
+    }
+
+    fn http2(&self, client: &RequestHeader, target: &str) -> Head {
+        let method = client.method.clone();
+        let mut head = RequestHeader::build_no_case(method, target.as_bytes(), Some(16))
+            .expect("a path in normal form and a method that came in can go out");
+        self.template.address(&mut head, target);
+        self.fields(client, &mut |name, value| {
+            if let Ok(mut value) = HeaderValue::from_bytes(value) {
+                let ruled = self.pool.headers.set.iter().any(|(ruled, _)| ruled == name);
+                value.set_sensitive(ruled || *name == header::AUTHORIZATION);
+                let _ = head.append_header(name.clone(), value);
+            }
+        });
+        Head::Http2(Box::new(head))
+    }
+
+    /// Puts all fields but the host.
+    fn fields(&self, client: &RequestHeader, put: &mut dyn FnMut(&HeaderName, &[u8])) {
+        let x = self.x;
+        // what is packed could not be counted nor remembered, nor could ids be found in it
+        let counted = x.counting.is_some() && !x.upgrade;
+        let unpacked =
+            counted || x.memory.is_some() || x.bound.as_ref().is_some_and(|bound| bound.marks());
         let gateway = &x.snapshot.gateway;
         let hop = headers::Hop {
             request_id: &x.record.request_id,
@@ -50,39 +115,42 @@ impl Writing<'_> {
             secure: x.record.tls.is_some(),
             is_ours: &|credential| gateway.keyring.knows(&gateway.config.keys, credential),
         };
-        let sent = headers::to_server(&client.headers, pool, server, self.auth, &hop);
-        let method = client.method.clone();
-        let mut head =
-            RequestHeader::build_no_case(method, target.as_bytes(), Some(sent.len() + 4))
-                .expect("a path in normal form and a method that came in can go out");
-        match self.http2 {
-            true => self.template.address(&mut head, &target),
-            false => set(&mut head, header::HOST, &self.template.authority),
-        }
-        for (name, value) in sent {
-            let _ = head.append_header(name, value);
-        }
+        headers::to_server(
+            &client.headers,
+            self.pool,
+            self.server,
+            self.auth,
+            &hop,
+            &mut |name, value| {
+                let replaced = match *name {
+                    header::CONTENT_TYPE => self.translated,
+                    header::ACCEPT_ENCODING => self.translated || unpacked,
+                    // whatever a rule of the pool says
+                    header::HOST | header::CONTENT_LENGTH | header::TRANSFER_ENCODING => true,
+                    header::CONNECTION | header::UPGRADE => x.upgrade || self.http2,
+                    _ => false,
+                };
+                if !replaced {
+                    put(name, value);
+                }
+            },
+        );
         if self.translated {
-            set(&mut head, header::CONTENT_TYPE, "application/json");
-            // what is packed could not be translated
-            head.remove_header(&header::ACCEPT_ENCODING);
+            put(&header::CONTENT_TYPE, b"application/json");
         }
-        // what is packed could not be counted nor remembered, nor could ids be found in it
-        let counted = x.counting.is_some() && !x.upgrade;
-        if counted || x.memory.is_some() || x.bound.as_ref().is_some_and(|bound| bound.marks()) {
-            set(&mut head, header::ACCEPT_ENCODING, "identity");
+        if unpacked {
+            put(&header::ACCEPT_ENCODING, b"identity");
         }
-        self.frame(&mut head, &client.method);
+        self.frame(&client.method, put);
         if x.upgrade {
-            set(&mut head, header::CONNECTION, "upgrade");
-            set(&mut head, header::UPGRADE, "websocket");
-        } else if pool.keepalive.is_none() && !self.http2 {
-            set(&mut head, header::CONNECTION, "close");
+            put(&header::CONNECTION, b"upgrade");
+            put(&header::UPGRADE, b"websocket");
+        } else if self.pool.keepalive.is_none() && !self.http2 {
+            put(&header::CONNECTION, b"close");
         }
-        head
     }
 
-    fn frame(&self, head: &mut RequestHeader, method: &Method) {
+    fn frame(&self, method: &Method, put: &mut dyn FnMut(&HeaderName, &[u8])) {
         match self.length {
             // whisper.cpp waits ten minutes for the body of a POST that does not say it has none
             Some(0)
@@ -92,16 +160,10 @@ impl Writing<'_> {
                 ) => {}
             Some(length) => {
                 let length = self.edits.length(length).to_string();
-                set(head, header::CONTENT_LENGTH, &length);
+                put(&header::CONTENT_LENGTH, length.as_bytes());
             }
             None if self.http2 => {}
-            None => set(head, header::TRANSFER_ENCODING, "chunked"),
+            None => put(&header::TRANSFER_ENCODING, b"chunked"),
         }
     }
-}
-
-fn set(head: &mut RequestHeader, name: http::HeaderName, text: &str) {
-    let value = HeaderValue::from_str(text).expect("hosts and lengths can stand in a header");
-    head.insert_header(name, value)
-        .expect("one header more fits");
 }

@@ -1,16 +1,17 @@
 //! The client's side of an attempt: where the body comes from, and who notices that it left.
 
-use std::future::Future;
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pingora::http::RequestHeader;
-use pingora::protocols::http::ServerSession as Session;
 
 use super::body::Upload;
 use super::exchange::Stop;
 use super::leg::Failed;
+use super::session::Session;
 use super::{Edge, outcome};
 use crate::plan::{Outcome, Phase};
 
@@ -107,10 +108,15 @@ pub(super) async fn while_client_stays<T>(
     watched: Option<&mut Session>,
     work: impl Future<Output = T>,
 ) -> Result<T, Failed> {
+    let mut work = pin!(work);
+    // much of what is asked for is there already
+    if let Some(done) = at_once(work.as_mut()).await {
+        return Ok(done);
+    }
     let mut cut = edge.cut.subscribe();
     let left = async {
         match watched {
-            Some(session) => drop(session.read_body_or_idle(true).await),
+            Some(session) => session.leaves().await,
             None => std::future::pending().await,
         }
     };
@@ -120,6 +126,15 @@ pub(super) async fn while_client_stays<T>(
         () = left => Err(Failed::Stop(Stop::ClientGone)),
         _ = cut.wait_for(|cut| *cut) => Err(Failed::Outcome(Outcome::TimedOut(Phase::Shutdown))),
     }
+}
+
+/// What `work` gives if it does not have to wait.
+pub(super) async fn at_once<T>(mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// A moment, and what it means if it passes.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pingora::ErrorType;
 use pingora::http::ResponseHeader;
-use pingora::protocols::http::ServerSession as Session;
 
-use super::{WRITE_TIMEOUT, wire};
+use super::session::{Session, WRITE_TIMEOUT};
+use super::side::at_once;
 use crate::config::Limits;
 use crate::limit::Pace;
 
@@ -38,13 +38,9 @@ pub(super) async fn in_time<T>(
     bytes: usize,
     mut work: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Slow> {
-    tokio::select! {
-        biased;
-        done = &mut work => {
-            pace.moved(bytes, Duration::ZERO);
-            return Ok(done);
-        }
-        () = std::future::ready(()) => {}
+    if let Some(done) = at_once(work.as_mut()).await {
+        pace.moved(bytes, Duration::ZERO);
+        return Ok(done);
     }
     let left = pace.left(bytes);
     let started = Instant::now();
@@ -68,15 +64,14 @@ pub(super) enum NotTaken {
     Slow,
 }
 
-/// Sends the head of an answer, with `more` together with what follows at once. Pingora waits for that
-/// without end.
+/// Sends the head of an answer, with `more` together with what follows at once.
 pub(super) async fn write_head(
     session: &mut Session,
     head: Box<ResponseHeader>,
     more: bool,
     pace: &mut Pace,
 ) -> Result<(), NotTaken> {
-    taken(pin!(wire::write_head(session, head, more)), pace, 0).await
+    taken(pin!(session.write_head(head, more)), pace, 0).await
 }
 
 /// Sends a piece of its body.
@@ -87,17 +82,7 @@ pub(super) async fn write_body(
     pace: &mut Pace,
 ) -> Result<(), NotTaken> {
     let bytes = piece.len();
-    taken(pin!(session.write_response_body(piece, end)), pace, bytes).await
-}
-
-/// Sends the last piece of a chunked body, and its end.
-pub(super) async fn write_last(
-    session: &mut Session,
-    piece: Bytes,
-    pace: &mut Pace,
-) -> Result<(), NotTaken> {
-    let bytes = piece.len();
-    taken(pin!(wire::write_last(session, piece)), pace, bytes).await
+    taken(pin!(session.write_body(piece, end)), pace, bytes).await
 }
 
 async fn taken(

@@ -7,17 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::protocols::Stream;
-use pingora::protocols::http::ServerSession as Session;
-use pingora::protocols::http::client::HttpSession;
 use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Edge;
-use super::connection::Answer;
+use super::connection::{Answer, Talk};
 use super::deliver::switching_head;
 use super::exchange::Exchange;
+use super::session::Session;
 use super::side::pause;
 use crate::observe::record::Termination;
 
@@ -65,14 +65,15 @@ pub(super) async fn run(edge: &Arc<Edge>, session: Session, x: &mut Exchange, an
     let snapshot = x.snapshot.clone();
     let pool = snapshot.gateway.config.routes[route].targets[answer.target].pool;
     let server = &snapshot.gateway.pool_metrics[pool.0].servers[answer.member.server];
-    let Some((client, upstream, early)) = streams(session, head, answer.connection.session).await
-    else {
+    let Some(streams) = streams(session, head, answer.connection.talk).await else {
         return;
     };
+    let (asked, early) = (streams.asked, streams.early);
     x.first_byte();
-    let (mut from_client, mut to_client) = tokio::io::split(client);
-    let (mut from_server, mut to_server) = tokio::io::split(upstream);
-    let (sent, received) = (AtomicU64::new(0), AtomicU64::new(early.len() as u64));
+    let (mut from_client, mut to_client) = tokio::io::split(streams.client);
+    let (mut from_server, mut to_server) = tokio::io::split(streams.upstream);
+    let sent = AtomicU64::new(asked.len() as u64);
+    let received = AtomicU64::new(early.len() as u64);
     let up = Flow {
         bytes: &sent,
         metric: &server.bytes_sent,
@@ -85,8 +86,11 @@ pub(super) async fn run(edge: &Arc<Edge>, session: Session, x: &mut Exchange, an
     };
     let mut cut = edge.cut.subscribe();
     let both = async {
-        if to_client.write_all(&early).await.is_err() {
+        if write(&mut to_client, &early).await.is_err() {
             return Termination::ClientAbort;
+        }
+        if write(&mut to_server, &asked).await.is_err() {
+            return Termination::UpstreamAbort;
         }
         let mut up = pin!(up.copy(&mut from_client, &mut to_server));
         let mut down = pin!(down.copy(&mut from_server, &mut to_client));
@@ -111,29 +115,38 @@ pub(super) async fn run(edge: &Arc<Edge>, session: Session, x: &mut Exchange, an
     let _ = to_client.shutdown().await;
 }
 
+/// The bare connections of both sides.
+struct Streams {
+    client: Stream,
+    upstream: Stream,
+    /// What the client said already behind its request.
+    asked: Bytes,
+    /// What the server said already behind its head.
+    early: Vec<u8>,
+}
+
+async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
+}
+
 /// The bare connections of both sides, and what the server has said already behind its head.
-async fn streams(
-    mut session: Session,
-    head: ResponseHeader,
-    upstream: HttpSession,
-) -> Option<(Stream, Stream, Vec<u8>)> {
-    let HttpSession::H1(mut upstream) = upstream else {
+async fn streams(mut session: Session, head: ResponseHeader, upstream: Talk) -> Option<Streams> {
+    let Talk::Http1(upstream) = upstream else {
         return None;
     };
-    // polled once: what was read together with the head is there, and a read that has to wait is
-    // taken back without loss
-    let early = tokio::select! {
-        biased;
-        read = upstream.read_body_bytes() => read.ok().flatten().map(|bytes| bytes.to_vec()),
-        () = std::future::ready(()) => None,
-    };
-    session.write_response_header(Box::new(head)).await.ok()?;
-    let Session::H1(client) = session else {
+    session.write_head(Box::new(head), false).await.ok()?;
+    let Session::Http1(client) = session else {
         return None;
     };
-    let mut client = client.into_inner();
-    client.flush().await.ok()?;
-    Some((client, upstream.into_inner(), early.unwrap_or_default()))
+    let (client, asked) = client.into_inner();
+    let (upstream, early) = upstream.into_inner();
+    Some(Streams {
+        client,
+        upstream,
+        asked,
+        early,
+    })
 }
 
 /// One direction.
@@ -157,8 +170,7 @@ impl Flow<'_> {
                 return to.shutdown().await;
             }
             self.silence.broken();
-            to.write_all(&buffer[..count]).await?;
-            to.flush().await?;
+            write(to, &buffer[..count]).await?;
             self.silence.broken();
             self.bytes.fetch_add(count as u64, Relaxed);
             self.metric.inc_by(count as u64);

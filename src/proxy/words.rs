@@ -190,7 +190,7 @@ impl Leg<'_> {
         loop {
             let piece = self.piece_of_answer(connection, side, bound).await?;
             received += piece.as_ref().map_or(0, Bytes::len);
-            let over = piece.is_none() || connection.session.response_done();
+            let over = piece.is_none() || connection.talk.is_over();
             let fed = stream.feed(&piece.unwrap_or_default(), &mut told);
             let fed = match over {
                 true => fed.and_then(|()| stream.finish(&mut told)),
@@ -246,7 +246,7 @@ impl Leg<'_> {
         side: &mut Side<'_>,
         bound: Bound,
     ) -> Result<Option<Bytes>, Failed> {
-        let reading = pin!(connection.session.read_response_body());
+        let reading = pin!(connection.talk.read_body());
         side.wait(self.edge, bound, reading).await
     }
 }

@@ -280,7 +280,7 @@ pub(super) async fn send(
 ) -> Result<HttpSession> {
     // never a kept connection: that one exists does not say that another can be made
     let peer = template.at(address, true, false);
-    let (mut session, _) = connector.get_http_session(&*peer).await?;
+    let (mut session, _) = connector.get_http_session(&peer).await?;
     // what was agreed on is known only now
     if matches!(session, HttpSession::H2(_)) {
         let target = head.uri.path_and_query().map(ToString::to_string);

@@ -70,18 +70,20 @@ pub(crate) struct Hop<'a> {
     pub(crate) is_ours: &'a dyn Fn(&[u8]) -> bool,
 }
 
-/// The headers that `server` of `pool` gets, but for host and framing. `auth` says what becomes of
-/// the client's credentials there.
+/// Puts the headers that `server` of `pool` gets, but for host and framing. `auth` says what becomes
+/// of the client's credentials there.
 pub(crate) fn to_server(
     client: &HeaderMap,
     pool: &Pool,
     server: &Server,
     auth: Auth,
     hop: &Hop<'_>,
-) -> Vec<(HeaderName, HeaderValue)> {
+    put: &mut dyn FnMut(&HeaderName, &[u8]),
+) {
     let nominated = nominated(client);
     let rules = &pool.headers;
-    let mut out: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(client.len() + 8);
+    let ruled =
+        |name: &HeaderName| rules.remove.contains(name) || rules.set.iter().any(|(n, _)| n == name);
     for (name, value) in client {
         let text = name.as_str();
         let dropped = HOP_BY_HOP.contains(&text)
@@ -91,52 +93,60 @@ pub(crate) fn to_server(
             // some servers take `_` for `-`, so such a name could be another header in disguise
             || text.contains('_')
             || nominated.iter().any(|n| n.eq_ignore_ascii_case(text))
-            || rules.remove.contains(name)
-            || rules.set.iter().any(|(set, _)| set == name);
+            || ruled(name);
         if dropped {
             continue;
         }
         if name == header::SEC_WEBSOCKET_PROTOCOL {
             let stays = |key: &str| auth == Auth::Passthrough && !(hop.is_ours)(key.as_bytes());
-            out.extend(without_key(value, &stays).map(|value| (name.clone(), value)));
+            if let Some(kept) = without_key(value, &stays) {
+                put(name, kept.as_bytes());
+            }
         } else {
-            out.push((name.clone(), value.clone()));
+            put(name, value.as_bytes());
         }
     }
-    let mut own = |name: HeaderName, text: &str| {
-        let ruled = rules.remove.contains(&name) || rules.set.iter().any(|(set, _)| *set == name);
-        if let (Ok(value), false) = (HeaderValue::from_str(text), ruled) {
-            out.push((name, value));
+    let mut own = |name: &HeaderName, text: &str| {
+        if !ruled(name)
+            && text
+                .bytes()
+                .all(|byte| byte == b'\t' || !byte.is_ascii_control())
+        {
+            put(name, text.as_bytes());
         }
     };
-    own(HeaderName::from_static("x-request-id"), hop.request_id);
+    own(&X_REQUEST_ID, hop.request_id);
     if let Some(trace) = hop.trace {
-        own(HeaderName::from_static("traceparent"), &trace.to_string());
+        own(&TRACEPARENT, &trace.to_string());
     }
     // a service on the internet has no use for addresses of this network, nor for the hops in it
     if !pool.is_cloud() {
-        own(header::VIA, hop.via);
+        own(&header::VIA, hop.via);
         if let Some(client) = hop.client {
-            own(
-                HeaderName::from_static("x-forwarded-for"),
-                &client.to_canonical().to_string(),
-            );
+            own(&X_FORWARDED_FOR, &client.to_canonical().to_string());
         }
         if let Some(host) = hop.host {
-            own(HeaderName::from_static("x-forwarded-host"), host);
+            own(&X_FORWARDED_HOST, host);
         }
         let scheme = if hop.secure { "https" } else { "http" };
-        own(HeaderName::from_static("x-forwarded-proto"), scheme);
+        own(&X_FORWARDED_PROTO, scheme);
     }
-    if let Some(key) = &server.key
-        && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
-    {
-        value.set_sensitive(true);
-        out.push((header::AUTHORIZATION, value));
+    if let Some(key) = &server.key {
+        let bearer = format!("Bearer {}", key.expose());
+        if HeaderValue::from_str(&bearer).is_ok() {
+            put(&header::AUTHORIZATION, bearer.as_bytes());
+        }
     }
-    out.extend(rules.set.iter().cloned());
-    out
+    for (name, value) in &rules.set {
+        put(name, value.as_bytes());
+    }
 }
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Browsers cannot set headers on a WebSocket, so OpenAI takes a key among the subprotocols (API
 /// reference, "Realtime": `openai-insecure-api-key.KEY`). `None` if nothing else is offered.
@@ -239,10 +249,12 @@ mod tests {
             secure: true,
             is_ours: &|_| false,
         };
-        to_server(client, pool, &pool.servers[0], pool.servers[0].auth, &hop)
-            .iter()
-            .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
-            .collect()
+        let mut sent = Vec::new();
+        let (server, auth) = (&pool.servers[0], pool.servers[0].auth);
+        to_server(client, pool, server, auth, &hop, &mut |name, value| {
+            sent.push(format!("{name}: {}", str::from_utf8(value).unwrap()));
+        });
+        sent
     }
 
     const CLIENT: &[(&str, &str)] = &[

@@ -72,8 +72,11 @@ impl FromStr for TraceContext {
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let TraceContext { trace, span, flags } = self;
-        write!(f, "00-{trace:032x}-{span:016x}-{flags:02x}")
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        super::hex(self.trace, &mut text[3..35]);
+        super::hex(self.span.into(), &mut text[36..52]);
+        super::hex(self.flags.into(), &mut text[53..]);
+        f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What has to hold of whatever clients and servers send.
 
+pub(crate) mod answer;
 pub(crate) mod audio;
 pub(crate) mod form;
 pub(crate) mod json;

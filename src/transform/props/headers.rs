@@ -82,7 +82,17 @@ pub(crate) fn holds(data: &[u8]) -> u64 {
         secure: false,
         is_ours: &ours,
     };
-    let sent = to_server(&client, pool, &pool.servers[0], auth, &hop);
+    let mut sent = Vec::new();
+    to_server(
+        &client,
+        pool,
+        &pool.servers[0],
+        auth,
+        &hop,
+        &mut |name, value| {
+            sent.push((name.clone(), HeaderValue::from_bytes(value).unwrap()));
+        },
+    );
     let nominated = nominated(&client);
     let own = ["made here", "1.1 trunkline-x", "10.0.0.9", "edge", "http"];
     for (name, value) in &sent {
