@@ -5,7 +5,8 @@
 # make fuzz   broken input for every reader, SECONDS (600) for each, ONLY="json form" for some
 # make failover  a minute of failures under load, with a table
 # make changes   100 reloads and an upgrade under load, with the built-for-speed program
-# make bench  the benchmark beside HAProxy and nginx (installs both with apt)
+# make test-bench  tests of the load generator in bench/load
+# make bench  the benchmark beside HAProxy, nginx, Envoy, LiteLLM and Portkey (installs them)
 # make deb    a Debian package, with unit and configuration
 # make dist   the binary for packages and benchmarks: fat LTO, slow to build
 
@@ -32,7 +33,7 @@ define need_pip
 } || { echo "apt could not: install python3-pip yourself (or cmake, for make run)"; exit 1; }
 endef
 
-.PHONY: run build test test-otlp fuzz failover changes check fmt lint unit sdk-setup browser-setup redis-setup deploy-tools bench dist schema deb clean
+.PHONY: run build test test-otlp test-bench fuzz failover changes check fmt lint unit sdk-setup browser-setup redis-setup deploy-tools bench dist schema deb clean
 
 run: build
 	@exec $(TARGET)/release/trunkline $(ARGS)
@@ -140,14 +141,22 @@ changes: $(CMAKE_SETUP)
 	cargo test --release --locked --test it a_hundred_reloads -- --nocapture
 	cargo test --release --locked --test it an_upgrade_under_load -- --nocapture
 
+# the load generator is a crate of its own
+LOAD := --manifest-path bench/load/Cargo.toml
+
+test-bench:
+	cargo test --locked $(LOAD) --target-dir $(TARGET)/bench-load
+
 fmt:
 	cargo fmt --check
+	cargo fmt --check $(LOAD)
 
 lint: $(CMAKE_SETUP)
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --features otlp -- -D warnings
+	cargo clippy --locked $(LOAD) --target-dir $(TARGET)/bench-load --all-targets -- -D warnings
 
-check: fmt lint test test-otlp
+check: fmt lint test test-otlp test-bench
 
 schema: build
 	$(TARGET)/release/trunkline config schema > conf/trunkline.schema.json
@@ -160,8 +169,9 @@ dist: $(CMAKE_SETUP)
 deb: dist
 	deploy/debian/build $(TARGET)/dist/trunkline $(TARGET)/debian
 
+# ARGS=--quick for every lane for a moment
 bench: dist
-	bench/run
+	bench/run $(ARGS)
 
 clean:
 	rm -rf $(TARGET)
