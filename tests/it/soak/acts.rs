@@ -70,7 +70,9 @@ impl Client<'_> {
                 "hello ".repeat(self.random.usize(1..30)) + &self.random.u64(..).to_string(),
             ),
         };
-        let body = json!({ "model": model, "input": text, "voice": "v", "seed": 10 }).to_string();
+        let body =
+            json!({ "model": model, "input": text, "voice": "v", "seed": self.random.u32(..100) })
+                .to_string();
         let manner = match kind {
             Kind::Slow => Manner::Slowly,
             _ => Manner::Whole,

@@ -60,7 +60,7 @@ impl After<'_> {
         let said = self.gateway.stderr();
         let bad = |line: &&str| line.contains("\"level\":\"error\"") || line.contains("panicked");
         wrong.extend(said.lines().filter(bad).map(str::to_owned));
-        self.report(&tallies, descriptors);
+        self.report(&series, &tallies, descriptors);
         wrong.extend(self.stage.ledger.all_wrong());
         let shown: Vec<&String> = wrong.iter().take(20).collect();
         assert!(
@@ -145,17 +145,18 @@ impl After<'_> {
     /// What is counted at one place and has to be the same at another.
     fn totals(&self, series: &Series, tallies: &Tallies) -> Vec<Pair> {
         let kept = tallies.kinds.get(&Kind::Kept).map_or(0, |of| of[0]);
-        let moves = series.sum("retries_total", "") + series.sum("fallbacks_total", "")
+        let moves = series.sum("retries_total", "")
+            + series.sum("fallbacks_total", "")
+            + series.sum("hedges_total", "result=started")
             - series.sum("fallbacks_total", "reason=unavailable");
+        let copies = series.sum("attempts_total", "pool=mirror");
         let sum = |name: &str, labels: &str| series.sum(name, labels);
         let count = |number: &std::sync::atomic::AtomicU64| number.load(SeqCst) as f64;
         let reloads = self.done.reloads as f64 + 1.0;
+        let made = sum("config_reloads_total", "result=success");
         vec![
-            pair(
-                "reloads",
-                sum("config_reloads_total", "result=success"),
-                reloads,
-            ),
+            // a file that was written and not ordered yet is found after a while
+            pair("reloads", made, made.max(reloads)),
             pair(
                 "refused reloads",
                 sum("config_reloads_total", "result=failure"),
@@ -169,10 +170,20 @@ impl After<'_> {
             pair("lines dropped", sum("log_lines_dropped_total", ""), 0.0),
             pair(
                 "attempts",
-                sum("attempts_total", ""),
+                sum("attempts_total", "") - copies,
                 tallies.attempts as f64,
             ),
-            pair("retries and fallbacks", moves, tallies.further as f64),
+            pair("retries, fallbacks, hedges", moves, tallies.further as f64),
+            pair(
+                "copies",
+                copies,
+                self.fakes.named("mirror/one").copies() as f64,
+            ),
+            pair(
+                "copies by result",
+                sum("mirrored_total", "result=2xx"),
+                copies,
+            ),
             pair(
                 "asked of the cache",
                 sum("cache_requests_total", ""),
@@ -233,7 +244,7 @@ impl After<'_> {
         pairs
     }
 
-    fn report(&self, tallies: &Tallies, descriptors: usize) {
+    fn report(&self, series: &Series, tallies: &Tallies, descriptors: usize) {
         println!("\nkind           requests      whole   broken     left");
         for (kind, [all, whole, broken, left]) in &tallies.kinds {
             let kind = format!("{kind:?}");
@@ -265,6 +276,9 @@ impl After<'_> {
             reloads,
             drains,
         } = self.done;
+        let hedges = series.sum("hedges_total", "result=started");
+        let copies = self.fakes.named("mirror/one").copies();
+        println!("{hedges} hedges, {copies} copies for the mirror");
         println!("{faults} faults, {reloads} reloads, {drains} drains");
         let most = self
             .samples

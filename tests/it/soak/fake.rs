@@ -21,7 +21,7 @@ pub enum Mood {
     Says500,
     Says503,
     Nonsense,
-    /// Takes connections and does not read.
+    /// Takes connections, does not read, and closes them in the end.
     Deaf,
 }
 
@@ -55,6 +55,8 @@ pub struct Inner {
     pub received: AtomicU64,
     pub sent: AtomicU64,
     probes: AtomicU64,
+    /// Of requests, which are in no client's account.
+    copies: AtomicU64,
 }
 
 /// A connection: a second handle, and the request that came last, by its place in the ledger.
@@ -93,6 +95,7 @@ impl Fake {
                 received: AtomicU64::new(0),
                 sent: AtomicU64::new(0),
                 probes: AtomicU64::new(0),
+                copies: AtomicU64::new(0),
             }),
         };
         fake.rise();
@@ -145,6 +148,10 @@ impl Fake {
         (inner.received.load(SeqCst), inner.sent.load(SeqCst))
     }
 
+    pub fn copies(&self) -> u64 {
+        self.inner.copies.load(SeqCst)
+    }
+
     pub fn probes(&self) -> u64 {
         self.inner.probes.load(SeqCst)
     }
@@ -178,7 +185,10 @@ impl Inner {
     }
 
     fn talk(&self, mut stream: &TcpStream, number: u64) -> Result<(), Gone> {
-        self.sit_out(stream, Mood::Deaf)?;
+        if self.mood() == Mood::Deaf {
+            let _ = self.sit_out(stream, Mood::Deaf);
+            return Err(Gone);
+        }
         let mut buffer = Vec::new();
         let mut reused = false;
         loop {
@@ -189,6 +199,11 @@ impl Inner {
                     stream,
                     b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".as_ref(),
                 )?;
+                continue;
+            }
+            if self.name.starts_with("mirror/") {
+                self.copies.fetch_add(1, SeqCst);
+                self.answer(stream, &seen, usize::MAX)?;
                 continue;
             }
             let act = Act {
@@ -203,15 +218,20 @@ impl Inner {
             if let Some((_, asked)) = self.open.lock().unwrap().get_mut(&number) {
                 *asked = Some((seen.id.clone(), at));
             }
-            let answer = Answering {
-                inner: self,
-                stream,
-                id: &seen.id,
-                at,
-            };
-            answer.answer(&seen)?;
+            self.answer(stream, &seen, at)?;
             reused = true;
         }
+    }
+
+    /// Answers a request, whose act has this place in the ledger.
+    fn answer(&self, stream: &TcpStream, seen: &Seen, at: usize) -> Result<(), Gone> {
+        let answering = Answering {
+            inner: self,
+            stream,
+            id: &seen.id,
+            at,
+        };
+        answering.answer(seen)
     }
 
     /// Waits while the mood lasts and the other side is there.

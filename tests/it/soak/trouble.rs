@@ -20,7 +20,7 @@ pub const SECRETS: [(&str, &str); 4] = [
     ("SOAK_MUCH", LIMITED[1]),
 ];
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "chat/one",
     "chat/two",
     "chat/three",
@@ -35,6 +35,7 @@ const NAMES: [&str; 14] = [
     "steady/one",
     "steady/two",
     "live/one",
+    "mirror/one",
 ];
 
 impl Fakes {
@@ -74,9 +75,10 @@ impl Fakes {
                 "  {name}: {{ servers: [{servers}], keepalive: {{ idle: 2s, requests: 90 }}, eject: {{ for: 1s }}, {more} }}\n"
             )
         };
-        let sick = "timeouts: { first_byte: 1s, idle: 2s }, health: { path: /health, interval: 500ms, timeout: 1s }";
+        let sick = "timeouts: { first_byte: 1s, idle: 5s }, health: { path: /health, interval: 500ms, timeout: 1s }";
         // these have no faults: they are only slow where the machine is
-        let well = "health: { path: /health, interval: 500ms, timeout: 8s }";
+        let well =
+            "health: { path: /health, interval: 500ms, timeout: 8s }, timeouts: { connect: 8s }";
         let balance = ["random", "least_in_flight"][turn % 2];
         [
             pool("chat", sick),
@@ -89,6 +91,7 @@ impl Fakes {
             pool("spare", well),
             pool("steady", well),
             pool("live", well),
+            pool("mirror", well),
         ]
         .concat()
     }
@@ -111,11 +114,11 @@ keys:
   - {{ name: much, key: '${{SOAK_MUCH}}', limits: {{ tpm: 600 }} }}
 pools:
 {pools}routes:
-  - {{ name: chat, match: {{ path: /v1/chat/completions, model: 'alpha*' }}, pool: chat, fallback: [spare], limits: {{ rpm: {rpm} }} }}
+  - {{ name: chat, match: {{ path: /v1/chat/completions, model: 'alpha*' }}, pool: chat, fallback: [spare], limits: {{ rpm: {rpm} }}, mirror: {{ pool: mirror, share: 10% }} }}
   - {{ name: solo, match: {{ path: /v1/chat/completions, model: 'beta*' }}, pool: solo }}
   - {{ name: memory, match: {{ path: /v1/chat/completions, model: 'gamma*' }}, pool: steady, memory: {{ by: header x-session-id }} }}
   - {{ name: kept, match: {{ path: /v1/audio/speech, model: kept }}, pool: spare, cache: {{ max_object: 256KiB }} }}
-  - {{ name: speech, match: {{ path: /v1/audio/speech }}, pool: speech, fallback: [spare] }}
+  - {{ name: speech, match: {{ path: /v1/audio/speech }}, pool: speech, fallback: [spare], hedge: {{ after: 80ms }} }}
   - {{ name: uploads, match: {{ path: /v1/audio/transcriptions, model: 'whisper*' }}, pool: whisper, max_body: 20MiB }}
   - {{ name: embed, match: {{ path: /v1/embeddings }}, pool: steady }}
   - {{ name: responses, match: {{ path: ['/v1/responses', '/v1/responses/*'] }}, pool: spare }}
