@@ -96,6 +96,7 @@ impl Client<'_> {
         };
         let path = "/v1/audio/transcriptions";
         let head = self.head("POST", path, &id, KEY, &content_type, told) + "\r\n";
+        self.sent = body.len() as u64;
         let mut caller = self.caller(true);
         if kind == Kind::TooLarge {
             let _ = caller.write(head.as_bytes());
@@ -183,6 +184,7 @@ impl Client<'_> {
             kind: Kind::BadHead,
             end,
             status: head_of_it.status,
+            sent: 0,
             bytes: body.len() as u64,
             code: code(&body),
         };
@@ -212,6 +214,7 @@ impl Client<'_> {
                 kind,
                 end,
                 status,
+                sent: bytes,
                 bytes,
                 code,
             };

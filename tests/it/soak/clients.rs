@@ -70,6 +70,8 @@ pub struct Client<'a> {
     pub(super) caller: Option<Caller>,
     /// Speaks TLS where it can.
     secure: bool,
+    /// Bytes of the body that was sent last.
+    pub(super) sent: u64,
 }
 
 /// The code of an error, if a body is one.
@@ -98,6 +100,7 @@ impl<'a> Client<'a> {
             stage,
             random: fastrand::Rng::with_seed(stage.seed.wrapping_add(number)),
             caller: None,
+            sent: 0,
             secure: number.is_multiple_of(6),
         }
     }
@@ -199,6 +202,7 @@ impl<'a> Client<'a> {
     ) -> Got {
         let id = self.stage.ledger.new_id();
         let head = self.head(method, target, &id, key, "application/json", body.len());
+        self.sent = body.len() as u64;
         let mut caller = self.caller(false);
         let written = caller.write(format!("{head}{more}\r\n{body}").as_bytes());
         if written.is_err() {
@@ -222,11 +226,13 @@ impl<'a> Client<'a> {
     }
 
     fn taken(&mut self, kind: Kind, id: &str, mut caller: Caller, manner: Manner) -> Got {
+        let sent = self.sent;
         let ended = |status, body: &[u8], end| {
             let outcome = Outcome {
                 kind,
                 end,
                 status,
+                sent,
                 bytes: body.len() as u64,
                 code: code(body),
             };

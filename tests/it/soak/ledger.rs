@@ -28,6 +28,8 @@ pub struct Outcome {
     pub end: End,
     /// 0 if no head came.
     pub status: u16,
+    /// Of the body of the request.
+    pub sent: u64,
     /// Of the body of the answer.
     pub bytes: u64,
     /// Of an error.
@@ -222,6 +224,9 @@ fn as_answered<'a>(
         return Err("whole, and no server answered so".to_owned());
     };
     let number = |name: &str| line[name].as_u64().unwrap_or(0);
+    if number("bytes_in") != outcome.sent {
+        return Err("other bytes in".to_owned());
+    }
     let told = (number("tokens_in"), number("tokens_out"));
     let stated = act.tokens.unwrap_or((0, 0));
     match told == stated {

@@ -88,6 +88,7 @@ fn ask(stage: &Stage, connection: &Http2, kind: Kind, path: &str, body: &str) ->
         kind,
         end,
         status: answer.status,
+        sent: body.len() as u64,
         bytes: answer.body.len() as u64,
         code: code(&answer.body),
     };
@@ -117,6 +118,7 @@ fn cancel(stage: &Stage, connection: &Http2, path: &str, body: &str, random: &mu
         kind,
         end: End::Left,
         status: 0,
+        sent: 0,
         bytes: 0,
         code,
     };
