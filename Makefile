@@ -4,6 +4,7 @@
 # make check  format, lints and tests: what CI runs
 # make fuzz   broken input for every reader, SECONDS (600) for each, ONLY="json form" for some
 # make failover  a minute of failures under load, with a table
+# make soak   MINUTES (60) of mixed traffic with faults, reloads and cancels, with a table
 # make changes   100 reloads and an upgrade under load, with the built-for-speed program
 # make test-bench  tests of the load generator in bench/load
 # make bench  the benchmark beside HAProxy, nginx, Envoy, LiteLLM and Portkey (installs them)
@@ -33,7 +34,7 @@ define need_pip
 } || { echo "apt could not: install python3-pip yourself (or cmake, for make run)"; exit 1; }
 endef
 
-.PHONY: run build test test-otlp test-bench fuzz failover changes check fmt lint unit sdk-setup browser-setup redis-setup deploy-tools bench dist schema deb clean
+.PHONY: run build test test-otlp test-bench fuzz failover changes check fmt lint unit sdk-setup browser-setup redis-setup deploy-tools bench dist schema deb clean soak
 
 run: build
 	@exec $(TARGET)/release/trunkline $(ARGS)
@@ -135,6 +136,12 @@ fuzz: $(CMAKE_SETUP)
 # a minute of 200 requests in flight while one box is killed and one falls silent
 failover: $(CMAKE_SETUP)
 	TRUNKLINE_FAILOVER_SECONDS=60 cargo test --release --locked --test it failover:: -- --nocapture
+
+# all kinds of traffic at once, with faults, reloads and clients that leave; SEED= for the same again
+MINUTES ?= 60
+soak: $(CMAKE_SETUP)
+	TRUNKLINE_SOAK_MINUTES=$(MINUTES) TRUNKLINE_SOAK_SEED=$(SEED) \
+	  cargo test --release --locked --test it soak:: -- --nocapture
 
 # reloads under 200 streams and as many requests as come, and an upgrade
 changes: $(CMAKE_SETUP)

@@ -46,8 +46,8 @@ const RTF: &[f64] = &[
 
 /// Statuses that have a series of their own.
 const STATUSES: &[u16] = &[
-    0, 200, 201, 202, 204, 206, 301, 302, 304, 307, 308, 400, 401, 402, 403, 404, 405, 408, 409,
-    413, 415, 422, 429, 500, 501, 502, 503, 504, 508, 529,
+    0, 101, 200, 201, 202, 204, 206, 301, 302, 304, 307, 308, 400, 401, 402, 403, 404, 405, 408,
+    409, 413, 414, 415, 417, 422, 429, 431, 500, 501, 502, 503, 504, 508, 529,
 ];
 
 /// Results of attempts that are failures of the server; the others are its word on the request, or

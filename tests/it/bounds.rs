@@ -140,6 +140,8 @@ fn a_target_that_is_too_long_is_answered_414() {
         (server.count(), answered(&gateway, "uri_too_long")),
         (2, 4.0)
     );
+    let counted = gateway.metric("trunkline_requests_total", &[("code", "414")]);
+    assert_eq!(counted, 4.0, "under a status of its own");
 }
 
 #[test]

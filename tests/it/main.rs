@@ -51,6 +51,7 @@ mod sdk;
 mod shaping;
 mod slots;
 mod smuggling;
+mod soak;
 mod split;
 mod state;
 mod streaming;
