@@ -375,6 +375,28 @@ fn a_100_continue_is_answered_and_the_connection_kept() {
     assert_eq!(server.seen()[1].header("expect"), None);
 }
 
+/// Whether a client that was never asked for its body sends it is its own affair, so nobody can tell
+/// what its next bytes are.
+#[test]
+fn a_connection_ends_behind_a_body_that_was_not_asked_for() {
+    let server = Server::named("a");
+    let gateway = gateway(&[&server], "", "");
+    let mut stream = connect(gateway.address);
+    let head =
+        "POST /../x HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let answer = read_answer(&mut stream, false, Instant::now());
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (400, Some("close"))
+    );
+    let _ = stream.write_all(b"GET /v1/next HTTP/1.1\r\nhost: x\r\n\r\n");
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert_eq!(String::from_utf8_lossy(&rest), "");
+    assert!(server.seen().is_empty());
+}
+
 #[test]
 fn two_requests_sent_at_once_are_both_served() {
     let server = Server::named("a");

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::uri::{PathAndQuery, Uri};
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
 use pingora::{Error, ErrorType};
@@ -72,6 +72,8 @@ pub(in crate::proxy) struct Client {
     unread: Bytes,
     body: Body,
     answer: Answer,
+    /// It waits to be asked for the body.
+    waits: bool,
     /// Another request may follow.
     keeps: bool,
 }
@@ -92,6 +94,7 @@ impl Client {
             unread: Bytes::new(),
             body: Body::Over,
             answer: Answer::Head,
+            waits: false,
             keeps: false,
         }
     }
@@ -166,6 +169,8 @@ impl Client {
             Ok(Framing::Chunked) => Body::Chunked(Chunks::new()),
             Err(_) => return Err(NoRequest::Broken),
         };
+        // who speaks HTTP/1.0 knows no interim answer (RFC 9110, section 10.1.1)
+        self.waits = head.version == Version::HTTP_11 && head.headers.contains_key(header::EXPECT);
         self.unread = bytes.slice(head.length..);
         self.raw = bytes.slice(..head.length);
         self.head = Some(Box::new(header_of(head)?));
@@ -271,6 +276,7 @@ impl Client {
 
     /// Asks for the body of a client that waits to be asked.
     pub(in crate::proxy) async fn write_continue(&mut self) -> pingora::Result<()> {
+        self.waits = false;
         self.line
             .send(&[b"HTTP/1.1 100 Continue\r\n\r\n"], false)
             .await
@@ -284,7 +290,9 @@ impl Client {
     ) -> pingora::Result<()> {
         self.answer = self.framing(head);
         let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
-        self.keeps &= self.answer != Answer::Close && !switching;
+        // a body that was not asked for may come or not: what follows is anybody's guess
+        let unclear = self.waits && !self.is_body_done();
+        self.keeps &= self.answer != Answer::Close && !switching && !unclear;
         let bytes = self.written(head);
         self.line.hold(bytes);
         match follows {
