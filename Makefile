@@ -3,6 +3,7 @@
 # make test-otlp  the tests of a program built with traces
 # make check  format, lints and tests: what CI runs
 # make fuzz   broken input for every reader, SECONDS (600) for each, ONLY="json form" for some
+# make allocations  how often a small request asks for memory
 # make failover  a minute of failures under load, with a table
 # make soak   MINUTES (60) of mixed traffic with faults, reloads and cancels, with a table
 # make changes   100 reloads and an upgrade under load, with the built-for-speed program
@@ -34,7 +35,7 @@ define need_pip
 } || { echo "apt could not: install python3-pip yourself (or cmake, for make run)"; exit 1; }
 endef
 
-.PHONY: run build test test-otlp test-bench fuzz failover changes check fmt lint unit sdk-setup browser-setup redis-setup deploy-tools bench dist schema deb clean soak
+.PHONY: run build test test-otlp test-bench allocations fuzz failover changes check fmt lint unit sdk-setup browser-setup redis-setup deploy-tools bench dist schema deb clean soak
 
 run: build
 	@exec $(TARGET)/release/trunkline $(ARGS)
@@ -132,6 +133,9 @@ fuzz: $(CMAKE_SETUP)
 	PROPTEST_CASES=$(CASES) cargo test --locked --lib props::
 	TRUNKLINE_FUZZ_SECONDS=$(SECONDS) TRUNKLINE_FUZZ_TARGETS="$(ONLY)" \
 	  cargo test --locked --lib fuzz::run::fuzz -- --ignored --nocapture
+
+allocations: $(CMAKE_SETUP)
+	cargo test --release --locked --features counted --test it allocations:: -- --nocapture
 
 # a minute of 200 requests in flight while one box is killed and one falls silent
 failover: $(CMAKE_SETUP)

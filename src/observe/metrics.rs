@@ -852,6 +852,8 @@ impl Metrics {
         TextEncoder::new()
             .encode(&self.registry.gather(), &mut text)
             .expect("metrics can be written to memory");
+        #[cfg(feature = "counted")]
+        text.extend_from_slice(super::allocations::exposition().as_bytes());
         text
     }
 }

@@ -1,6 +1,8 @@
 //! What happened: one record a request, written once to the access log and the metrics.
 
 pub(crate) mod access_log;
+#[cfg(feature = "counted")]
+mod allocations;
 mod exhausted;
 pub(crate) mod failures;
 pub(crate) mod metrics;

@@ -8,6 +8,8 @@
 
 mod admin;
 mod affinity;
+#[cfg(feature = "counted")]
+mod allocations;
 mod background;
 mod bad_input;
 mod balance;
