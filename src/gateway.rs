@@ -33,6 +33,8 @@ use crate::transform::path;
 pub(crate) struct Gateway {
     pub(crate) config: Config,
     table: RouteTable,
+    /// In bytes, of all routes.
+    largest_body: u64,
     pub(crate) keyring: Keyring,
     pub(crate) limits: Limits,
     pub(crate) pools: Vec<Arc<Pool>>,
@@ -85,6 +87,10 @@ impl Gateway {
             .collect();
         Gateway {
             table: RouteTable::new(&config.routes),
+            largest_body: {
+                let all = config.routes.iter().map(|route| route.max_body);
+                all.max().unwrap_or(u64::MAX)
+            },
             keyring: Keyring::new(
                 &config.keys,
                 config.jwt.as_ref(),
@@ -244,12 +250,7 @@ impl Gateway {
 
     /// The largest body that any route takes, in bytes.
     pub(crate) fn largest_body(&self) -> u64 {
-        self.config
-            .routes
-            .iter()
-            .map(|route| route.max_body)
-            .max()
-            .unwrap_or(u64::MAX)
+        self.largest_body
     }
 
     /// What becomes of a body on its way to a target of a route.
