@@ -3,6 +3,7 @@
 //! A request holds on to the gateway it began with, so a new configuration never changes one
 //! midway. Pools that stay as they were are handed on with their health and counters.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use arc_swap::ArcSwap;
 use crate::affinity::Affinity;
 use crate::cache::Cache;
 use crate::cache::key::RouteKey;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{self, Catalogue, Wants};
 use crate::config::kind::Dialect;
 use crate::config::{self, Config, PoolId, Zone};
 use crate::inspect::Body;
@@ -33,6 +34,8 @@ use crate::transform::path;
 pub(crate) struct Gateway {
     pub(crate) config: Config,
     table: RouteTable,
+    /// In bytes, of all routes.
+    largest_body: u64,
     pub(crate) keyring: Keyring,
     pub(crate) limits: Limits,
     pub(crate) pools: Vec<Arc<Pool>>,
@@ -44,6 +47,8 @@ pub(crate) struct Gateway {
     pub(crate) pool_metrics: Vec<PoolMetrics>,
     /// What may be asked for by name.
     catalogue: ArcSwap<Catalogue>,
+    /// What is asked of servers, in the order of the pools.
+    pub(crate) wants: Vec<Wants>,
     /// `None` if no route keeps answers.
     pub(crate) cache: Option<Arc<Cache>>,
     /// In the order of the routes.
@@ -85,6 +90,10 @@ impl Gateway {
             .collect();
         Gateway {
             table: RouteTable::new(&config.routes),
+            largest_body: {
+                let all = config.routes.iter().map(|route| route.max_body);
+                all.max().unwrap_or(u64::MAX)
+            },
             keyring: Keyring::new(
                 &config.keys,
                 config.jwt.as_ref(),
@@ -104,6 +113,7 @@ impl Gateway {
             unrouted: metrics.unrouted(),
             pool_metrics: pools.iter().map(|pool| metrics.pool(pool)).collect(),
             catalogue: ArcSwap::from_pointee(Catalogue::new(&config, &pools, now)),
+            wants: catalogue::wants(&config),
             cache: keeping(&config, old, metrics),
             state: sharing(&config, old, metrics),
             sessions: remembering(&config, old, metrics),
@@ -244,12 +254,7 @@ impl Gateway {
 
     /// The largest body that any route takes, in bytes.
     pub(crate) fn largest_body(&self) -> u64 {
-        self.config
-            .routes
-            .iter()
-            .map(|route| route.max_body)
-            .max()
-            .unwrap_or(u64::MAX)
+        self.largest_body
     }
 
     /// What becomes of a body on its way to a target of a route.
@@ -287,8 +292,10 @@ impl Gateway {
     /// Lists anew what may be asked for by name.
     pub(crate) fn recatalogue(&self, now: Instant) {
         let catalogue = Catalogue::new(&self.config, &self.pools, now);
+        let counts = catalogue.counts();
         for (metrics, pool) in self.pool_metrics.iter().zip(&self.pools) {
-            metrics.listed(catalogue.counts(&pool.config.name));
+            let count = counts.get(pool.config.name.as_str());
+            metrics.listed(count.copied().unwrap_or_default());
         }
         self.catalogue.store(Arc::new(catalogue));
     }
@@ -368,24 +375,25 @@ impl Gateway {
 
     /// Takes the gauges of pools and servers back that `next` does not have.
     pub(crate) fn retire(&self, next: &Gateway, metrics: &Metrics) {
+        let names = next
+            .config
+            .pools
+            .iter()
+            .map(|pool| (pool.name.as_str(), pool));
+        let pools: HashMap<&str, &config::Pool> = names.collect();
         if next.keyring.identities().is_none() {
             metrics.forget_jwks();
         }
         for pool in &self.config.pools {
-            let same = next
-                .config
-                .pools
-                .iter()
-                .find(|other| other.name == pool.name);
+            let same = pools.get(pool.name.as_str());
             if same.is_none() {
                 metrics.forget_pool(&pool.name);
             }
-            for server in &pool.servers {
-                if !same
-                    .is_some_and(|same| same.servers.iter().any(|other| other.name == server.name))
-                {
-                    metrics.forget_server(&pool.name, &server.name);
-                }
+            let servers = same.into_iter().flat_map(|same| &same.servers);
+            let kept: HashSet<&str> = servers.map(|server| server.name.as_str()).collect();
+            let gone = pool.servers.iter().map(|server| server.name.as_str());
+            for server in gone.filter(|server| !kept.contains(server)) {
+                metrics.forget_server(&pool.name, server);
             }
         }
     }

@@ -103,9 +103,10 @@ impl Affinity {
             })
         });
         // without ids of ours there is nothing to look for
-        let active = config.affinity_secret.is_some() || config.makes_ids();
+        let reached = config.reached();
+        let active = config.affinity_secret.is_some() || config.makes_ids(&reached);
         let reaches = config.routes.iter().map(|route| match route.affinity {
-            true if active && config.reaches_several(route) => Reach::Several,
+            true if active && reached.several(route) => Reach::Several,
             true if active => Reach::One,
             _ => Reach::Off,
         });

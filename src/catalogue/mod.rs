@@ -5,7 +5,7 @@
 //! name. Only the pool that a route tries first counts: what just a fallback has is asked for
 //! when the first one fails, and that is no promise to a client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use crate::config::kind::Dialect;
-use crate::config::{Config, Naming, PoolId, Route, Target, Zone};
+use crate::config::{Config, Naming, PoolId, Route, Shadowing, Target, Zone};
 use crate::inspect::endpoint::{self, Operation};
 use crate::inspect::listing::{MOST, Model};
 use crate::pool::Pool;
@@ -33,10 +33,17 @@ struct Listed {
 }
 
 /// What the servers of a pool are worth asking for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wants {
     pub(crate) models: bool,
     pub(crate) voices: bool,
+}
+
+impl Wants {
+    const ALL: Wants = Wants {
+        models: true,
+        voices: true,
+    };
 }
 
 impl Catalogue {
@@ -47,17 +54,18 @@ impl Catalogue {
             .map(|p| p.config.name.as_str().into())
             .collect();
         let mut catalogue = Catalogue::default();
+        let mut reported = Reported::new(config, pools, now);
         for (n, route) in config.routes.iter().enumerate() {
             let Some(first) = route.targets.first() else {
                 continue;
             };
             catalogue.written_models(config, route, &owners[first.pool.0], &owners);
             for target in route.firsts() {
-                let (pool, owner) = (&pools[target.pool.0], &owners[target.pool.0]);
-                for model in reported_models(&config.routes, n, target, pool, now) {
+                let owner = &owners[target.pool.0];
+                for model in reported.models(n, target) {
                     note(&mut catalogue.models, model.id, owner, model.facts);
                 }
-                for voice in voices(&config.routes, n, target, pool, now) {
+                for voice in reported.voices(n, target) {
                     note(&mut catalogue.voices, voice, owner, Map::new());
                 }
             }
@@ -116,13 +124,16 @@ impl Catalogue {
         (!voices.is_empty()).then(|| json!({ "voices": voices }))
     }
 
-    /// How many models and voices are listed as those of a pool.
-    pub(crate) fn counts(&self, pool: &str) -> (usize, usize) {
-        let of = |names: &BTreeMap<String, Listed>| {
-            let owners = names.values().map(|listed| &*listed.owner);
-            owners.filter(|owner| *owner == pool).count()
-        };
-        (of(&self.models), of(&self.voices))
+    /// How many models and voices are listed as those of each pool that has some.
+    pub(crate) fn counts(&self) -> HashMap<&str, (usize, usize)> {
+        let mut counts: HashMap<&str, (usize, usize)> = HashMap::new();
+        for listed in self.models.values() {
+            counts.entry(&listed.owner).or_default().0 += 1;
+        }
+        for listed in self.voices.values() {
+            counts.entry(&listed.owner).or_default().1 += 1;
+        }
+        counts
     }
 }
 
@@ -153,21 +164,31 @@ fn note(
 
 // === what gets where ===
 
-/// What is worth asking a pool for: what some route sends there.
-pub(crate) fn wants(config: &Config, id: PoolId) -> Wants {
-    let pool = config.pool(id);
-    let sent = |field: &str, leads: &dyn Fn(&Route) -> bool| {
-        config.routes.iter().any(|route| {
-            let mut firsts = route.firsts().iter();
-            firsts.any(|first| first.pool == id && keeps(first, field)) && leads(route)
-        })
-    };
-    let lists_models = pool.kind.is_none_or(|kind| kind.traits().lists_models);
-    let speaks = !pool.is_cloud() && pool.dialect() == Dialect::OpenAi;
-    Wants {
-        models: lists_models && sent("model", &takes_models),
-        voices: speaks && sent("voice", &takes_voices),
+/// What is worth asking each pool for, in their order: what some route sends there.
+pub(crate) fn wants(config: &Config) -> Vec<Wants> {
+    let mut sent = vec![Wants::default(); config.pools.len()];
+    for route in &config.routes {
+        // most have nothing to tell that is not known by then
+        let all = |first: &Target| sent[first.pool.0] == Wants::ALL;
+        if route.firsts().iter().all(all) {
+            continue;
+        }
+        let (models, voices) = (takes_models(route), takes_voices(route));
+        for first in route.firsts() {
+            let wants = &mut sent[first.pool.0];
+            wants.models |= models && keeps(first, "model");
+            wants.voices |= voices && keeps(first, "voice");
+        }
     }
+    let asked = config.pools.iter().zip(sent).map(|(pool, sent)| {
+        let lists_models = pool.kind.is_none_or(|kind| kind.traits().lists_models);
+        let speaks = !pool.is_cloud() && pool.dialect() == Dialect::OpenAi;
+        Wants {
+            models: lists_models && sent.models,
+            voices: speaks && sent.voices,
+        }
+    });
+    asked.collect()
 }
 
 /// Whether a server may be asked: one on the internet only under a key of its own, so that nobody
@@ -177,82 +198,135 @@ pub(crate) fn may_ask(config: &crate::config::Pool, server: usize) -> bool {
     at_home || config.servers[server].key.is_some()
 }
 
-/// The models that the servers of a first pool of route `n` report, and that get there.
-fn reported_models(
-    routes: &[Route],
-    n: usize,
-    target: &Target,
-    pool: &Pool,
+/// What the pools of a configuration report, each asked once.
+struct Reported<'a> {
+    config: &'a Config,
+    pools: &'a [Arc<Pool>],
     now: Instant,
-) -> Vec<Model> {
-    let route = &routes[n];
-    let Some(interval) = pool.config.listing else {
-        return Vec::new();
-    };
-    if !takes_models(route) || !keeps(target, "model") {
-        return Vec::new();
-    }
-    let lists = pool.reports.models(interval, now);
-    let all = lists.iter().flat_map(|list| list.iter());
-    let reached = all.filter(|model| {
-        let naming = Naming {
-            model: Some(&model.id),
-            voice: None,
-        };
-        let renamed = pool.config.models.translate(&model.id, false).is_some();
-        !renamed && reaches(routes, n, naming)
-    });
-    reached.take(MOST).cloned().collect()
+    shadowing: Shadowing,
+    /// By pool: all that is told under the name that it was asked for.
+    models: HashMap<PoolId, Arc<Vec<Model>>>,
+    voices: HashMap<PoolId, Arc<Vec<String>>>,
 }
 
-/// The voices of a first pool of route `n` that get there: those of the file and of its kind, and
-/// those that its servers report.
-fn voices(routes: &[Route], n: usize, target: &Target, pool: &Pool, now: Instant) -> Vec<String> {
-    let route = &routes[n];
-    if !takes_voices(route) || !keeps(target, "voice") {
-        return Vec::new();
+impl<'a> Reported<'a> {
+    fn new(config: &'a Config, pools: &'a [Arc<Pool>], now: Instant) -> Self {
+        Reported {
+            config,
+            pools,
+            now,
+            shadowing: Shadowing::of(&config.routes),
+            models: HashMap::new(),
+            voices: HashMap::new(),
+        }
     }
-    let asked = route.conditions.voices.iter().filter_map(|p| p.exact());
-    let mapped = pool.config.voices.exact.keys().map(String::as_str);
-    let kind = pool
-        .config
-        .kind
-        .map_or(&[][..], |kind| kind.public_voices());
-    let mut names: Vec<String> = asked
-        .chain(mapped)
-        .chain(kind.iter().copied())
-        .map(str::to_owned)
-        .collect();
-    if let Some(interval) = pool.config.listing {
-        let lists = pool.reports.voices(interval, now);
-        let all = lists.iter().flat_map(|list| list.iter());
-        let own = all.filter(|name| pool.config.voices.translate(name, true).is_none());
-        names.extend(own.take(MOST).cloned());
+
+    /// The models that the servers of a first pool of route `n` report, and that get there.
+    fn models(&mut self, n: usize, target: &Target) -> Vec<Model> {
+        let route = &self.config.routes[n];
+        let listing = self.pools[target.pool.0].config.listing;
+        if listing.is_none() || !keeps(target, "model") || !takes_models(route) {
+            return Vec::new();
+        }
+        let all = self.models_of(target.pool);
+        let reached = all.iter().filter(|model| {
+            let naming = Naming {
+                model: Some(&model.id),
+                voice: None,
+            };
+            self.reaches(n, naming)
+        });
+        reached.take(MOST).cloned().collect()
     }
-    names.retain(|name| {
-        let naming = Naming {
-            model: None,
-            voice: Some(name),
-        };
-        reaches(routes, n, naming)
-    });
-    names
+
+    /// The models of a pool that have no other name there, each once.
+    fn models_of(&mut self, id: PoolId) -> Arc<Vec<Model>> {
+        if let Some(known) = self.models.get(&id) {
+            return known.clone();
+        }
+        let pool = &self.pools[id.0];
+        let lists = pool
+            .config
+            .listing
+            .map(|interval| pool.reports.models(interval, self.now));
+        let (mut all, mut places) = (Vec::<Model>::new(), HashMap::<&str, usize>::new());
+        let lists = lists.unwrap_or_default();
+        for model in lists.iter().flat_map(|list| list.iter()) {
+            let at = *places.entry(&model.id).or_insert(all.len());
+            match all.get_mut(at) {
+                // who names it again may tell more of it
+                Some(known) if known.facts.is_empty() => known.facts.clone_from(&model.facts),
+                Some(_) => {}
+                None => all.push(model.clone()),
+            }
+        }
+        all.retain(|model| pool.config.models.translate(&model.id, false).is_none());
+        let all = Arc::new(all);
+        self.models.insert(id, all.clone());
+        all
+    }
+
+    /// The voices of a first pool of route `n` that get there: those of the file and of its kind,
+    /// and those that its servers report.
+    fn voices(&mut self, n: usize, target: &Target) -> Vec<String> {
+        let route = &self.config.routes[n];
+        if !keeps(target, "voice") || !takes_voices(route) {
+            return Vec::new();
+        }
+        let asked = route.conditions.voices.iter().filter_map(|p| p.exact());
+        let all = self.voices_of(target.pool);
+        let names = asked.chain(all.iter().map(String::as_str));
+        let reached = names.filter(|name| {
+            let naming = Naming {
+                model: None,
+                voice: Some(name),
+            };
+            self.reaches(n, naming)
+        });
+        reached.map(str::to_owned).collect()
+    }
+
+    /// The voices of a pool, each once.
+    fn voices_of(&mut self, id: PoolId) -> Arc<Vec<String>> {
+        if let Some(known) = self.voices.get(&id) {
+            return known.clone();
+        }
+        let settings = &self.pools[id.0].config;
+        let mapped = settings.voices.exact.keys().map(String::as_str);
+        let kind = settings.kind.map_or(&[][..], |kind| kind.public_voices());
+        let written = mapped.chain(kind.iter().copied()).map(str::to_owned);
+        let reports = &self.pools[id.0].reports;
+        let lists = settings
+            .listing
+            .map(|interval| reports.voices(interval, self.now));
+        let lists = lists.unwrap_or_default();
+        let told = lists.iter().flat_map(|list| list.iter());
+        let mut seen = HashSet::new();
+        let own = told
+            .filter(|name| seen.insert(name.as_str()))
+            .filter(|name| settings.voices.translate(name, true).is_none());
+        let all: Vec<String> = written.chain(own.take(MOST).cloned()).collect();
+        let all = Arc::new(all);
+        self.voices.insert(id, all.clone());
+        all
+    }
+
+    /// Whether requests with this name get to route `n`, and not all to one before it.
+    fn reaches(&self, n: usize, naming: Naming<'_>) -> bool {
+        let routes = &self.config.routes;
+        let lost = |later| self.shadowing.first(routes, n, later, naming).is_some();
+        let route = &routes[n].conditions;
+        match route.unknown_model {
+            true => (routes[..n].iter().map(|route| &route.conditions))
+                .any(|other| !other.allows(naming) && !lost(other)),
+            false => route.allows(naming) && !lost(route),
+        }
+    }
 }
 
 /// Whether the client's word stands in a field.
 fn keeps(target: &Target, field: &str) -> bool {
     !target.fields.set.contains_key(field)
-}
-
-/// Whether requests with this name get to route `n`, and not all to one before it.
-fn reaches(routes: &[Route], n: usize, naming: Naming<'_>) -> bool {
-    let route = &routes[n].conditions;
-    let before = || routes[..n].iter().map(|route| &route.conditions);
-    let lost = |later| before().any(|earlier| earlier.shadows(later, naming));
-    match route.unknown_model {
-        true => before().any(|other| !other.allows(naming) && !lost(other)),
-        false => route.allows(naming) && !lost(route),
-    }
 }
 
 fn takes_models(route: &Route) -> bool {

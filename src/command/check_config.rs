@@ -2,7 +2,7 @@
 
 use crate::cli::{BAD_CONFIG, CheckConfig, FAILED, OK, Output};
 use crate::command::source::{self, Source};
-use crate::config::problem::Problem;
+use crate::config::problem::{Lines, Problem};
 use crate::config::{Config, Cost, Route, Zone};
 
 /// Checks the files; says with which code to exit.
@@ -41,9 +41,9 @@ pub(crate) fn run(options: &CheckConfig) -> u8 {
             let all: Vec<_> = checked
                 .iter()
                 .flat_map(|(source, _, problems)| {
-                    problems
-                        .iter()
-                        .map(|p| p.locate(&source.name, &source.text))
+                    let lines = Lines::of(&source.text);
+                    let located = problems.iter().map(|p| p.locate(&source.name, &lines));
+                    located.collect::<Vec<_>>()
                 })
                 .collect();
             println!(

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::config::effective;
 use super::import;
 use crate::config;
+use crate::config::problem::Lines;
 use crate::fuzz::{cases, shape};
 
 fn variable(name: &str) -> Option<String> {
@@ -30,6 +31,7 @@ pub(crate) fn config(data: &[u8]) -> u64 {
         errors.count() > 0,
         "refused without a reason, or read in spite of one"
     );
+    let lines = Lines::of(text);
     for problem in &problems {
         let (start, end) = (problem.span.start, problem.span.end);
         assert!(
@@ -37,8 +39,8 @@ pub(crate) fn config(data: &[u8]) -> u64 {
             "{problem:?}"
         );
         assert!(!problem.message.is_empty());
-        assert!(!problem.render("file", text, false).is_empty());
-        let _ = problem.locate("file", text);
+        assert!(!problem.render("file", &lines, false).is_empty());
+        let _ = problem.locate("file", &lines);
     }
     let Some(read) = read else {
         let messages = problems

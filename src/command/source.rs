@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{BAD_CONFIG, FAILED};
-use crate::config::problem::Problem;
+use crate::config::problem::{Lines, Problem};
 use crate::config::{self, Config};
 
 /// A configuration's text, and where it is from.
@@ -95,8 +95,9 @@ impl Source {
     pub(crate) fn explain(&self, problems: &[Problem], consequence: &str) {
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let text = config::without_secrets(&self.text);
+        let lines = Lines::of(&text);
         for problem in problems {
-            eprintln!("{}\n", problem.render(&self.name, &text, colour));
+            eprintln!("{}\n", problem.render(&self.name, &lines, colour));
         }
         let errors = problems.iter().filter(|p| p.is_error()).count();
         if errors > 0 {
@@ -111,9 +112,10 @@ impl Source {
     /// The same as text.
     pub(crate) fn plain(&self, problems: &[Problem]) -> String {
         let text = config::without_secrets(&self.text);
+        let lines = Lines::of(&text);
         let problems = problems.iter();
         problems
-            .map(|problem| format!("{}\n\n", problem.render(&self.name, &text, false)))
+            .map(|problem| format!("{}\n\n", problem.render(&self.name, &lines, false)))
             .collect()
     }
 }

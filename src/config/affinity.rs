@@ -1,5 +1,8 @@
 //! What lives on one server: the collections of the API whose objects only their maker knows.
 
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
 use super::kind::Kind;
 use super::{Config, Match, Pool, PoolId, Route};
 
@@ -84,56 +87,93 @@ fn servers_of(route: &Route, pools: &[Pool]) -> usize {
     holding.map(|pool| pool.servers.len()).sum()
 }
 
-/// The collections that a path of the conditions may be in.
-pub(crate) fn taken_by(conditions: &Match) -> impl Iterator<Item = &'static str> + '_ {
-    let takes = |collection: &&Collection| {
+/// Paths in each collection, as they may be written.
+static INSIDE: LazyLock<Vec<[String; 4]>> = LazyLock::new(|| {
+    let paths = |collection: &Collection| {
         let below = format!("{}/x", collection.path);
         let unversioned = |path: &str| path.strip_prefix("/v1").unwrap_or(path).to_owned();
-        let paths = [collection.path, &below].map(|path| [path.to_owned(), unversioned(path)]);
-        let mut paths = paths.into_iter().flatten();
-        conditions.paths.is_empty()
-            || paths.any(|path| conditions.paths.iter().any(|p| p.matches(&path)))
+        let (path, other) = (collection.path, unversioned(collection.path));
+        [path.to_owned(), other, unversioned(&below), below]
     };
-    let collections = COLLECTIONS.iter().filter(takes);
-    collections.map(|collection| collection.path)
+    COLLECTIONS.iter().map(paths).collect()
+});
+
+/// The collections that a path of the conditions may be in.
+pub(crate) fn taken_by(conditions: &Match) -> impl Iterator<Item = &'static str> + '_ {
+    let takes = |inside: &[String; 4]| {
+        let any = |path: &String| conditions.paths.iter().any(|p| p.matches(path));
+        conditions.paths.is_empty() || inside.iter().any(any)
+    };
+    let collections = COLLECTIONS.iter().zip(INSIDE.iter());
+    let taken = collections.filter(move |(_, inside)| takes(inside));
+    taken.map(|(collection, _)| collection.path)
 }
 
-/// Whether objects of a collection may be on several servers, as far as a route knows. Where the
-/// body decides between routes, requests that come without one may mean any of theirs.
-pub(crate) fn reaches_several(route: &Route, routes: &[Route], pools_of: &[Pool]) -> bool {
-    if servers_of(route, pools_of) > 1 {
-        return true;
+/// What the routes of a configuration reach, as far as it matters for objects. Routes that are alike
+/// in that count once, however many they are.
+pub(crate) struct Reached<'a> {
+    pools: &'a [Pool],
+    others: HashSet<Holding>,
+}
+
+/// What a route knows of objects.
+#[derive(PartialEq, Eq, Hash)]
+struct Holding {
+    /// The body decides whether it is taken.
+    by_fields: bool,
+    /// Pools that may hold objects.
+    pools: Vec<PoolId>,
+    taken: Vec<&'static str>,
+}
+
+impl Holding {
+    fn of(route: &Route, pools: &[Pool]) -> Self {
+        let conditions = &route.conditions;
+        let targets = route.targets.iter().map(|target| target.pool);
+        Holding {
+            by_fields: conditions.asks_for_fields() || conditions.unknown_model,
+            pools: targets.filter(|pool| may_hold(&pools[pool.0])).collect(),
+            taken: taken_by(conditions).collect(),
+        }
     }
-    let by_fields = |route: &Route| route.conditions.asks_for_fields();
-    let holding = |route: &Route| -> Vec<PoolId> {
-        let pools = route.targets.iter().map(|target| target.pool);
-        pools.filter(|pool| may_hold(&pools_of[pool.0])).collect()
-    };
-    let own = holding(route);
-    let others = routes.iter().filter(|other| other.affinity);
-    let elsewhere = |other: &Route| holding(other).iter().any(|pool| !own.contains(pool));
-    !own.is_empty()
-        && others
-            .filter(|other| by_fields(route) || by_fields(other) || other.conditions.unknown_model)
-            .any(|other| elsewhere(other) && meets(&route.conditions, &other.conditions))
 }
 
-/// Whether both may take requests for one collection.
-fn meets(conditions: &Match, other: &Match) -> bool {
-    let of_other: Vec<_> = taken_by(other).collect();
-    taken_by(conditions).any(|path| of_other.contains(&path))
+impl<'a> Reached<'a> {
+    pub(crate) fn new(routes: &[Route], pools: &'a [Pool]) -> Self {
+        let others = routes.iter().filter(|other| other.affinity);
+        Reached {
+            pools,
+            others: others.map(|other| Holding::of(other, pools)).collect(),
+        }
+    }
+
+    /// Whether objects of a collection may be on several servers, as far as a route knows. Where the
+    /// body decides between routes, requests that come without one may mean any of theirs.
+    pub(crate) fn several(&self, route: &Route) -> bool {
+        if servers_of(route, self.pools) > 1 {
+            return true;
+        }
+        let own = Holding::of(route, self.pools);
+        let by_fields = route.conditions.asks_for_fields();
+        let elsewhere = |other: &Holding| other.pools.iter().any(|pool| !own.pools.contains(pool));
+        let meets = |other: &Holding| own.taken.iter().any(|path| other.taken.contains(path));
+        !own.pools.is_empty()
+            && (self.others.iter())
+                .filter(|other| by_fields || other.by_fields)
+                .any(|other| elsewhere(other) && meets(other))
+    }
 }
 
 impl Config {
-    pub(crate) fn reaches_several(&self, route: &Route) -> bool {
-        reaches_several(route, &self.routes, &self.pools)
+    pub(crate) fn reached(&self) -> Reached<'_> {
+        Reached::new(&self.routes, &self.pools)
     }
 
     /// Whether some route makes ids that lead back to one of several servers.
-    pub(crate) fn makes_ids(&self) -> bool {
+    pub(crate) fn makes_ids(&self, reached: &Reached<'_>) -> bool {
         self.routes.iter().any(|route| {
             let makes = || taken_by(&route.conditions).next().is_some();
-            route.affinity && makes() && self.reaches_several(route)
+            route.affinity && makes() && reached.several(route)
         })
     }
 }

@@ -1,7 +1,8 @@
 //! The conditions of a route: what they say of a request before one is there.
 
-use super::Match;
 use super::pattern::Pattern;
+use super::sieve::Sieve;
+use super::{Match, Route};
 
 /// What is known of the requests that are thought of.
 #[derive(Clone, Copy, Default)]
@@ -51,4 +52,70 @@ impl Match {
                 (Some(earlier), Some(later)) => earlier <= later,
             }
     }
+}
+
+const PATH: usize = 0;
+const HOST: usize = 1;
+const MODEL: usize = 2;
+const VOICE: usize = 3;
+
+/// Finds the route that takes all that another one asks for, without walking those before it.
+#[derive(Default)]
+pub(crate) struct Shadowing(Sieve);
+
+impl Shadowing {
+    pub(crate) fn of(routes: &[Route]) -> Self {
+        let mut all = Shadowing::default();
+        (0..routes.len()).for_each(|n| all.add(n, &routes[n].conditions));
+        all
+    }
+
+    /// Routes are added in their order.
+    pub(crate) fn add(&mut self, n: usize, conditions: &Match) {
+        // what asks for a header shadows nothing
+        if conditions.headers.is_empty() {
+            let kinds = [
+                (PATH, conditions.paths.as_slice()),
+                (HOST, conditions.hosts.as_slice()),
+                (MODEL, conditions.models.as_slice()),
+                (VOICE, conditions.voices.as_slice()),
+            ];
+            self.0.add(number(n), &kinds);
+        }
+    }
+
+    /// The first of the routes before `n` that shadows `later`; see [`Match::shadows`]. All of them
+    /// must have been added.
+    pub(crate) fn first(
+        &self,
+        routes: &[Route],
+        n: usize,
+        later: &Match,
+        naming: Naming<'_>,
+    ) -> Option<usize> {
+        let (mut best, none) = (number(n), number(n));
+        let mut visit = |list: &[u32]| {
+            let mut before = list.iter().take_while(|n| **n < best);
+            let shadows = |n: &&u32| routes[**n as usize].conditions.shadows(later, naming);
+            best = before.find(shadows).copied().unwrap_or(best);
+        };
+        self.0.rest(&mut visit);
+        for (kind, patterns, name) in [
+            (PATH, &later.paths, None),
+            (HOST, &later.hosts, None),
+            (MODEL, &later.models, naming.model),
+            (VOICE, &later.voices, naming.voice),
+        ] {
+            match (name, patterns.first()) {
+                (Some(name), _) => self.0.matching(kind, name, &mut visit),
+                (None, Some(pattern)) => self.0.covering(kind, pattern, &mut visit),
+                (None, None) => {}
+            }
+        }
+        (best < none).then_some(best as usize)
+    }
+}
+
+fn number(n: usize) -> u32 {
+    u32::try_from(n).expect("nobody writes so many routes")
 }

@@ -16,6 +16,7 @@ pub(crate) mod pattern;
 pub(crate) mod problem;
 mod resolve;
 mod server_url;
+pub(crate) mod sieve;
 mod tls;
 pub(crate) mod tree;
 mod voices;
@@ -31,7 +32,7 @@ use serde_json::Value;
 
 pub(crate) use admin::Admin;
 pub(crate) use certificate::{Certificate, CertificateFiles, certificates_in};
-pub(crate) use conditions::Naming;
+pub(crate) use conditions::{Naming, Shadowing};
 pub(crate) use file::{
     Auth, Balance, Cost, Format, HashBy, HedgeAfter, Level, Priority, RetryOn, SessionBy,
     TlsVersion, Zone,

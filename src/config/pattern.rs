@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A compiled pattern. Matching is case-sensitive and covers the whole text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Pattern {
     text: String,
     /// The literal pieces between the stars; one piece means there is no star.
@@ -21,6 +21,11 @@ impl Pattern {
     /// The text if the pattern has no star, so that it names exactly one thing.
     pub(crate) fn exact(&self) -> Option<&str> {
         (self.pieces.len() == 1).then_some(self.text.as_str())
+    }
+
+    /// What all that it matches begins with, and what all of it ends with.
+    pub(crate) fn ends(&self) -> (&str, &str) {
+        (&self.pieces[0], &self.pieces[self.pieces.len() - 1])
     }
 
     pub(crate) fn matches(&self, text: &str) -> bool {

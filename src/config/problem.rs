@@ -42,6 +42,34 @@ pub(crate) struct Located<'a> {
     help: Option<&'a str>,
 }
 
+/// A text of which lines are shown: a problem costs its lines then, and not all of the text.
+pub(crate) struct Lines<'a> {
+    text: &'a str,
+    /// Where lines begin, in bytes.
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) fn of(text: &'a str) -> Self {
+        let breaks = memchr::memchr_iter(b'\n', text.as_bytes());
+        let starts = std::iter::once(0).chain(breaks.map(|at| at + 1)).collect();
+        Lines { text, starts }
+    }
+
+    /// The number of the line that a place is in, from 0, and where it begins.
+    fn line(&self, offset: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|start| *start <= offset) - 1;
+        (line, self.starts[line])
+    }
+
+    /// Both from 1, the column in characters.
+    fn line_and_column(&self, offset: usize) -> (usize, usize) {
+        let offset = offset.min(self.text.len());
+        let (line, start) = self.line(offset);
+        (line + 1, self.text[start..offset].chars().count() + 1)
+    }
+}
+
 impl Problem {
     pub(crate) fn is_error(&self) -> bool {
         self.severity == Severity::Error
@@ -49,7 +77,8 @@ impl Problem {
 
     /// The problem with its source line and a caret, the way rustc shows one. `colour` only for
     /// a terminal.
-    pub(crate) fn render(&self, file: &str, text: &str, colour: bool) -> String {
+    pub(crate) fn render(&self, file: &str, lines: &Lines<'_>, colour: bool) -> String {
+        let text = lines.text;
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
@@ -62,9 +91,15 @@ impl Problem {
             .max(self.span.start.min(text.len()));
         let start = self.span.start.min(text.len());
         let shown = text[start..end].trim_end();
-        let line_end = shown.find('\n').unwrap_or(shown.len());
-        let span = start..start + line_end;
-        let snippet = Snippet::source(text)
+        let end = start + shown.find('\n').unwrap_or(shown.len());
+        let (line, line_start) = lines.line(start);
+        let line_end = lines
+            .starts
+            .get(line + 1)
+            .map_or(text.len(), |next| next - 1);
+        let span = start - line_start..end - line_start;
+        let snippet = Snippet::source(&text[line_start..line_end])
+            .line_start(line + 1)
             .path(file)
             .annotation(AnnotationKind::Primary.span(span));
         let title = level.primary_title(self.message.as_str()).element(snippet);
@@ -80,9 +115,9 @@ impl Problem {
         renderer.decor_style(DecorStyle::Ascii).render(&report)
     }
 
-    pub(crate) fn locate<'a>(&'a self, file: &'a str, text: &str) -> Located<'a> {
-        let (line, column) = line_and_column(text, self.span.start);
-        let (end_line, end_column) = line_and_column(text, self.span.end);
+    pub(crate) fn locate<'a>(&'a self, file: &'a str, lines: &Lines<'_>) -> Located<'a> {
+        let (line, column) = lines.line_and_column(self.span.start);
+        let (end_line, end_column) = lines.line_and_column(self.span.end);
         Located {
             severity: self.severity,
             message: &self.message,
@@ -98,15 +133,6 @@ impl Problem {
             help: self.help.as_deref(),
         }
     }
-}
-
-fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
-    let before = &text[..offset.min(text.len())];
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    (
-        before.matches('\n').count() + 1,
-        before[line_start..].chars().count() + 1,
-    )
 }
 
 /// "did you mean `x`?" for a name that is close to one of the known ones.
@@ -136,7 +162,8 @@ mod tests {
             span: 18..23,
             path: "routes[0].pool".into(),
         };
-        let shown = problem.render("t.yaml", text, false);
+        let lines = Lines::of(text);
+        let shown = problem.render("t.yaml", &lines, false);
         for part in [
             "error: pool `kokro`",
             "t.yaml:2:11",
@@ -146,12 +173,32 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part} missing in:\n{shown}");
         }
-        let located = serde_json::to_value(problem.locate("t.yaml", text)).unwrap();
+        let located = serde_json::to_value(problem.locate("t.yaml", &lines)).unwrap();
         assert_eq!(
             (located["line"].as_u64(), located["column"].as_u64()),
             (Some(2), Some(11))
         );
         assert_eq!(located["end_column"], 16);
+    }
+
+    #[test]
+    fn of_a_long_text_only_the_line_is_shown_with_its_number() {
+        let text = format!("{}  - pool: kokro", "# é\n".repeat(5000));
+        let start = text.len() - 5;
+        let problem = Problem {
+            severity: Severity::Warning,
+            message: "no".into(),
+            help: None,
+            span: start..text.len() + 9,
+            path: String::new(),
+        };
+        let lines = Lines::of(&text);
+        let shown = problem.render("t.yaml", &lines, false);
+        for part in ["t.yaml:5001:11", "5001 |   - pool: kokro", "^^^^^"] {
+            assert!(shown.contains(part), "{part} missing in:\n{shown}");
+        }
+        assert_eq!(lines.line_and_column(start), (5001, 11));
+        assert_eq!(lines.line_and_column(2), (1, 3));
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Patterns: a star stands for any run of characters, and nothing else is special.
+//! Patterns: a star stands for any run of characters, and nothing else is special. What shadows a
+//! route is found as if all before it were walked.
 
 use proptest::prelude::*;
 
-use super::Pattern;
+use super::{Match, Naming, Pattern, Route, Shadowing};
 use crate::fuzz::{cases, shape};
 
 /// Three lines: a pattern, another one, and a text.
@@ -57,6 +58,54 @@ fn naive(pattern: &str, text: &str) -> bool {
         reached = next;
     }
     reached[text.len()]
+}
+
+fn some(most: usize) -> impl Strategy<Value = Vec<Pattern>> {
+    const NAMES: &[&str] = &["a", "b", "ab", "a*", "ab*", "*b", "a*b", "*a*", "*", "é*"];
+    let one = proptest::sample::select(NAMES).prop_map(Pattern::new);
+    proptest::collection::vec(one, 0..=most)
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    let texts = (some(2), some(1), some(2), some(1));
+    (texts, 0..5_u64, 0..8_u8).prop_map(|((paths, hosts, models, voices), larger, header)| {
+        let mut route = Route::bare("r".to_owned(), Vec::new());
+        let name = http::HeaderName::from_static("x-a");
+        route.conditions = Match {
+            paths,
+            hosts,
+            models,
+            voices,
+            headers: (header == 0)
+                .then_some((name, Vec::new()))
+                .into_iter()
+                .collect(),
+            body_larger_than: Some(larger).filter(|larger| *larger > 2),
+            ..Match::default()
+        };
+        route
+    })
+}
+
+proptest! {
+    #![proptest_config(cases(100))]
+
+    #[test]
+    fn what_shadows_a_route_is_the_first_that_does(
+        routes in proptest::collection::vec(route(), 0..40),
+        model in proptest::option::of("[abé]{0,3}"),
+        voice in proptest::option::of("[abé]{0,3}"),
+    ) {
+        let all = Shadowing::of(&routes);
+        let names = [Naming::default(), Naming { model: model.as_deref(), voice: voice.as_deref() }];
+        for (n, later) in routes.iter().map(|route| &route.conditions).enumerate() {
+            for naming in names {
+                let mut before = routes[..n].iter();
+                let walked = before.position(|other| other.conditions.shadows(later, naming));
+                assert_eq!(all.first(&routes, n, later, naming), walked);
+            }
+        }
+    }
 }
 
 proptest! {

@@ -3,6 +3,7 @@
 //! Nothing that is asked costs a token. Who is asked, and whose answers count, `catalogue` decides;
 //! here is when, how, and how much of an answer is read.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +14,8 @@ use tokio::task::JoinSet;
 
 use super::probe::{own_head, send};
 use crate::catalogue::{self, Wants};
+use crate::config::Server;
 use crate::config::kind::Dialect;
-use crate::config::{PoolId, Server};
 use crate::dialect::{Expected, Form, Stamp, ollama};
 use crate::gateway::Gateway;
 use crate::inspect::listing;
@@ -31,30 +32,100 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const LONGEST: usize = 1024 * 1024;
 /// After so many ticks everything is listed anew, as lists grow old without a word.
 const ANEW: u32 = 10;
+/// So many servers are asked at once.
+const AT_ONCE: usize = 32;
+/// So many questions begin together, and the next so much later: they must not take what requests
+/// need.
+const BEGIN: usize = 8;
+const PAUSE: Duration = Duration::from_millis(25);
+/// How long answers are collected, while more are to come, before they are listed.
+const COLLECT: Duration = Duration::from_millis(250);
+/// To list takes at most one part of the time in so many.
+const SHARE: u32 = 50;
 
 /// Asks for as long as the program runs.
 pub(crate) async fn keep_asking(edge: Arc<Edge>) {
     let mut asking = JoinSet::new();
-    let mut listed: Option<Instant> = None;
+    let mut waiting: VecDeque<Question> = VecDeque::new();
+    let mut lists = Lists::new();
+    let (mut looked, mut begun): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
-        let snapshot = edge.snapshot();
-        let gateway = &snapshot.gateway;
+        let tick = {
+            let snapshot = edge.snapshot();
+            let gateway = &snapshot.gateway;
+            let (now, tick) = (Instant::now(), tick(gateway));
+            if looked.is_none_or(|at| now.duration_since(at) >= tick) {
+                waiting.extend(due(gateway, now));
+                looked = Some(now);
+            }
+            let more = !waiting.is_empty() || !asking.is_empty();
+            if lists.are_due(now, tick, more) {
+                gateway.recatalogue(now);
+                lists.listed(now, now.elapsed());
+            }
+            tick
+        };
         let now = Instant::now();
-        let tick = tick(gateway);
-        if listed.is_none_or(|at| now.duration_since(at) > tick * ANEW) {
-            gateway.recatalogue(now);
-            listed = Some(now);
+        if begun.is_none_or(|at| now.duration_since(at) >= PAUSE) && !waiting.is_empty() {
+            let room = BEGIN.min(AT_ONCE.saturating_sub(asking.len()));
+            for question in waiting.drain(..room.min(waiting.len())) {
+                asking.spawn(question.ask(edge.clone()));
+            }
+            begun = Some(now);
         }
-        for question in due(gateway, now) {
-            asking.spawn(question.ask(edge.clone()));
-        }
+        let rest = lists.until_next(tick, now);
+        let rest = if waiting.is_empty() {
+            rest
+        } else {
+            rest.min(PAUSE)
+        };
         tokio::select! {
             Some(_) = asking.join_next() => {
                 while asking.try_join_next().is_some() {}
-                listed = None;
+                lists.heard = true;
             }
-            () = tokio::time::sleep(tick) => {}
+            () = tokio::time::sleep(rest) => {}
         }
+    }
+}
+
+/// When all is listed that was heard.
+struct Lists {
+    /// Something was heard that is not listed.
+    heard: bool,
+    /// When it was last listed, and when it may be again.
+    listed: Option<(Instant, Instant)>,
+}
+
+impl Lists {
+    fn new() -> Self {
+        Lists {
+            heard: false,
+            listed: None,
+        }
+    }
+
+    /// `more`: servers are still being asked.
+    fn are_due(&self, now: Instant, tick: Duration, more: bool) -> bool {
+        let Some((at, next)) = self.listed else {
+            return true;
+        };
+        let since = now.duration_since(at);
+        since > tick * ANEW || (self.heard && now >= next && (!more || since >= COLLECT.min(tick)))
+    }
+
+    /// `took`: how long that was.
+    fn listed(&mut self, now: Instant, took: Duration) {
+        self.heard = false;
+        self.listed = Some((now, now + took * SHARE));
+    }
+
+    /// How long nothing is to be done, unless something is heard.
+    fn until_next(&self, tick: Duration, now: Instant) -> Duration {
+        let next = self.listed.filter(|_| self.heard).map(|(_, next)| next);
+        let wait = next.map(|next| next.saturating_duration_since(now));
+        // a listing that waits for others to answer comes with them
+        wait.map_or(tick, |wait| wait.max(COLLECT / 10).min(tick))
     }
 }
 
@@ -70,7 +141,7 @@ fn due(gateway: &Gateway, now: Instant) -> Vec<Question> {
         let Some(interval) = pool.config.listing else {
             continue;
         };
-        let wants = catalogue::wants(&gateway.config, PoolId(n));
+        let wants = gateway.wants[n];
         if !wants.models && !wants.voices {
             continue;
         }
@@ -190,5 +261,34 @@ impl Question {
                 listing::models(&ollama::whole(&expected, &stamp, body).ok()?)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_listed_together_while_others_are_to_come() {
+        let (now, tick) = (Instant::now(), Duration::from_secs(1));
+        let mut lists = Lists::new();
+        assert!(lists.are_due(now, tick, true), "at once");
+        lists.listed(now, Duration::from_millis(1));
+        assert!(!lists.are_due(now + tick, tick, false), "nothing is new");
+        lists.heard = true;
+        let soon = now + COLLECT / 2;
+        assert!(!lists.are_due(soon, tick, true));
+        assert!(lists.are_due(soon, tick, false), "that was the last one");
+        assert!(lists.are_due(now + COLLECT, tick, true));
+    }
+
+    #[test]
+    fn a_long_list_is_made_less_often() {
+        let (now, tick) = (Instant::now(), Duration::from_secs(1));
+        let mut lists = Lists::new();
+        lists.listed(now, Duration::from_millis(20));
+        lists.heard = true;
+        assert!(!lists.are_due(now + tick / 2, tick, false));
+        assert!(lists.are_due(now + tick, tick, false));
     }
 }

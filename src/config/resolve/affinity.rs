@@ -1,6 +1,6 @@
 //! What ids are signed with.
 
-use super::super::affinity::{reaches_several, taken_by};
+use super::super::affinity::{Reached, taken_by};
 use super::super::tree::at;
 use super::super::{Pool, Route, file};
 use super::Resolver;
@@ -40,13 +40,14 @@ impl Resolver<'_> {
     /// Says so where a route names such paths itself. One that takes whatever comes may never be
     /// asked for them.
     fn die_with_a_restart(&mut self, routes: &[Route], pools: &[Pool]) {
+        let reached = Reached::new(routes, pools);
         let found = routes.iter().enumerate().find_map(|(n, route)| {
             let named = route.affinity && !route.conditions.paths.is_empty();
-            let several = reaches_several(route, routes, pools);
             // a pattern for everything names nothing
-            let everything = route.conditions.paths.iter().any(|p| p.matches("/v1/x"));
+            let everything = || route.conditions.paths.iter().any(|p| p.matches("/v1/x"));
             let mut taken = taken_by(&route.conditions);
-            let path = taken.next().filter(|_| named && several && !everything)?;
+            let path = taken.next().filter(|_| named && !everything())?;
+            let path = Some(path).filter(|_| reached.several(route))?;
             Some((n, route.name.clone(), path))
         });
         if let Some((n, name, path)) = found {

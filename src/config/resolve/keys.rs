@@ -1,6 +1,6 @@
 //! The keys of clients, and limits wherever they stand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +19,7 @@ impl Resolver<'_> {
         let mut names: HashMap<&str, usize> = HashMap::new();
         let mut hashes: HashMap<[u8; 32], &str> = HashMap::new();
         let mut out = Vec::new();
+        let known: HashSet<&str> = routes.iter().map(|route| route.name.as_str()).collect();
         self.subjects(file);
         for (n, key) in file.keys.iter().enumerate() {
             let here = at!["keys", n];
@@ -41,7 +42,7 @@ impl Resolver<'_> {
                     format!("it is the same key as `{first}`; nobody could tell them apart");
                 self.error(here.clone(), message);
             }
-            self.key_routes(&here, key, routes);
+            self.key_routes(&here, key, &known);
             let expires = key.expires.as_deref().and_then(|text| {
                 let end = self.check(here.then("expires"), parse_date(text))?;
                 if end <= SystemTime::now() {
@@ -142,11 +143,10 @@ impl Resolver<'_> {
         written.or_else(|| default_file(self.env))
     }
 
-    fn key_routes(&mut self, here: &tree::Path, key: &file::Key, routes: &[Route]) {
+    fn key_routes(&mut self, here: &tree::Path, key: &file::Key, known: &HashSet<&str>) {
         for (n, name) in key.routes.0.iter().enumerate() {
-            if !routes.iter().any(|route| route.name == *name) {
-                let known = routes.iter().map(|route| route.name.as_str());
-                let help = did_you_mean(name, known);
+            if !known.contains(name.as_str()) {
+                let help = did_you_mean(name, known.iter().copied());
                 let message = format!("route `{name}` is not defined");
                 let place = here.then("routes").then(n);
                 self.report(super::Severity::Error, place, message, help);

@@ -1,6 +1,6 @@
 //! Routes: conditions, pools in order, what is retried.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use http::Method;
@@ -11,7 +11,8 @@ use super::super::problem::Severity;
 use super::super::tree;
 use super::super::tree::at;
 use super::super::{
-    Cache, Cost, Disk, Fields, Hedge, Match, Naming, Pool, Retry, Route, RouteCache, Target, Zone,
+    Cache, Cost, Disk, Fields, Hedge, Match, Naming, Pool, Retry, Route, RouteCache, Shadowing,
+    Target, Zone,
 };
 use super::Resolver;
 use super::targets::Targets;
@@ -42,6 +43,7 @@ impl Resolver<'_> {
             );
         }
         let mut names: HashMap<String, usize> = HashMap::new();
+        let (mut shadowing, mut numbers) = (Shadowing::default(), HashMap::new());
         let mut out: Vec<Route> = Vec::new();
         for (n, route) in routes.iter().enumerate() {
             let here = at!["routes", n];
@@ -56,19 +58,17 @@ impl Resolver<'_> {
                     }
                     name.clone()
                 }
-                None => free_name(base_name(&conditions), &names),
+                None => free_name(base_name(&conditions), &names, &mut numbers),
             };
             names.insert(name.clone(), n);
-            if let Some(earlier) = out
-                .iter()
-                .find(|earlier| earlier.conditions.shadows(&conditions, Naming::default()))
-            {
+            if let Some(earlier) = shadowing.first(&out, n, &conditions, Naming::default()) {
                 let message = format!(
                     "route `{name}` never matches: `{}` before it takes all its requests",
-                    earlier.name
+                    out[earlier].name
                 );
                 self.warn(here.then("match"), message);
             }
+            shadowing.add(n, &conditions);
             let Targets { targets, split } = self.targets(&here, route, pools);
             self.zone(&here, &name, route, &targets, pools);
             self.wordless(&here, &name, &conditions, &targets, pools);
@@ -110,14 +110,13 @@ impl Resolver<'_> {
             model: Some(""),
             voice: None,
         };
-        let takes_all =
-            |other: &Match, of: &Match| other.models.is_empty() && other.shadows(of, any);
+        let takes_all = |other: &Match, of: &Match| other.shadows(of, any);
+        let without: Vec<&Match> = (routes.iter().map(|route| &route.conditions))
+            .filter(|conditions| conditions.models.is_empty())
+            .collect();
         let misses = |route: &Route| {
             let conditions = &route.conditions;
-            !conditions.models.is_empty()
-                && !routes
-                    .iter()
-                    .any(|other| takes_all(&other.conditions, conditions))
+            !conditions.models.is_empty() && !without.iter().any(|o| takes_all(o, conditions))
         };
         if !self.damaged && !routes.iter().any(misses) {
             let message = "no request ever gets there: where a route asks for a model, another takes the rest";
@@ -133,7 +132,7 @@ impl Resolver<'_> {
             fields: Fields::default(),
             withhold: false,
         };
-        let name = free_name("unknown_model".to_owned(), &names);
+        let name = free_name("unknown_model".to_owned(), &names, &mut HashMap::new());
         Some(Route {
             conditions,
             retry: self.retry(&here, &file::Retry::default()),
@@ -379,16 +378,17 @@ impl Resolver<'_> {
         if self.damaged || !routes.iter().all(leads) {
             return;
         }
+        let named = |route: &file::Route| -> Vec<String> {
+            let names = route.pool.iter();
+            let names = names.chain(route.split.iter().map(|share| &share.pool));
+            let names = names.chain(route.fallback.iter().map(|fallback| &fallback.pool));
+            let names = names.chain(route.mirror.iter().map(|mirror| &mirror.pool));
+            names.cloned().collect()
+        };
+        let used: HashSet<String> = routes.iter().flat_map(named).collect();
         for pool in pools {
-            let used = |route: &file::Route| {
-                let names = route.pool.iter();
-                let names = names.chain(route.split.iter().map(|share| &share.pool));
-                let names = names.chain(route.fallback.iter().map(|fallback| &fallback.pool));
-                let mut names = names.chain(route.mirror.iter().map(|mirror| &mirror.pool));
-                names.any(|name| *name == pool.name)
-            };
             let rest = file.unknown_model.as_ref() == Some(&pool.name);
-            if !routes.is_empty() && !rest && !routes.iter().any(used) {
+            if !routes.is_empty() && !rest && !used.contains(&pool.name) {
                 self.warn(
                     at!["pools", &pool.name],
                     format!("pool `{}` is used by no route", pool.name),
@@ -431,9 +431,21 @@ fn base_name(conditions: &Match) -> String {
         .unwrap_or_else(|| "default".to_owned())
 }
 
-fn free_name(base: String, taken: &HashMap<String, usize>) -> String {
-    std::iter::once(base.clone())
-        .chain((2..).map(|n| format!("{base}-{n}")))
-        .find(|name| !taken.contains_key(name))
-        .expect("the numbers do not end")
+/// `numbers`: up to which numbers the names with a base are taken, as far as it was looked.
+fn free_name(
+    base: String,
+    taken: &HashMap<String, usize>,
+    numbers: &mut HashMap<String, usize>,
+) -> String {
+    if !taken.contains_key(&base) {
+        return base;
+    }
+    let number = numbers.entry(base.clone()).or_insert(1);
+    loop {
+        *number += 1;
+        let name = format!("{base}-{number}");
+        if !taken.contains_key(&name) {
+            return name;
+        }
+    }
 }
