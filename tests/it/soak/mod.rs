@@ -75,6 +75,7 @@ fn mixed_traffic_with_faults_reloads_and_cancels_leaves_nothing_behind() {
         over: false.into(),
         unnamed: 0.into(),
         limited: 0.into(),
+        late: 0.into(),
         connections: 0.into(),
         seed: seed
             .and_then(|text| text.parse().ok())
@@ -136,6 +137,7 @@ fn soak(gateway: &Gateway, stage: &Stage, fakes: &Fakes, time: Duration) -> (Vec
         let reloads = scope.spawn(|| trouble::reloads(gateway, stage, fakes));
         let drains = scope.spawn(|| trouble::drains(gateway, stage));
         scope.spawn(|| trouble::rotations(gateway, stage, every));
+        scope.spawn(|| watch::pulse(stage));
         let watching = scope.spawn(|| watch::watch(gateway, stage, begun, every));
         while begun.elapsed() < time {
             std::thread::sleep(Duration::from_millis(50));

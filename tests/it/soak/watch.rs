@@ -93,25 +93,39 @@ impl Series {
     }
 }
 
+/// Notes how long the machine stands still.
+pub fn pulse(stage: &Stage) {
+    const BEAT: Duration = Duration::from_millis(10);
+    let mut last = Instant::now();
+    let mut late = Duration::ZERO;
+    while !stage.over.load(SeqCst) {
+        std::thread::sleep(BEAT);
+        late += last.elapsed().saturating_sub(BEAT);
+        last = Instant::now();
+        stage.late.store(late.as_millis() as u64, SeqCst);
+    }
+}
+
 /// Scrapes and samples until it is over, and prints a line now and then.
 pub fn watch(gateway: &Gateway, stage: &Stage, begun: Instant, every: Duration) -> Vec<Sample> {
     let mut samples: Vec<Sample> = Vec::new();
     let mut last = Series::scrape(gateway);
     let mut told = Duration::ZERO;
     println!(
-        "{:>7} {:>9} {:>6} {:>8} {:>6} {:>5} {:>7} {:>6} {:>7} {:>5}",
+        "{:>7} {:>9} {:>6} {:>8} {:>6} {:>5} {:>5} {:>5} {:>7} {:>5} {:>5}",
         "time",
         "requests",
         "a sec",
         "attempts",
         "failed",
         "open",
-        "RSS MiB",
+        "MiB",
         "fds",
         "threads",
+        "still",
         "wrong"
     );
-    let mut before = 0;
+    let (mut before, mut late_before) = (0, 0);
     while !stage.over.load(SeqCst) {
         std::thread::sleep(Duration::from_millis(1000));
         let now = Series::scrape(gateway);
@@ -133,17 +147,21 @@ pub fn watch(gateway: &Gateway, stage: &Stage, begun: Instant, every: Duration) 
             let count = last.sum("requests_total", "") as u64;
             let seconds = (sample.at - told).as_secs_f64();
             let rate = (count - before) as f64 / seconds;
-            tell(stage, &last, &sample, count, rate);
+            let late = stage.late.load(SeqCst);
+            let still = (late - late_before) as f64 / 10.0 / seconds;
+            late_before = late;
+            tell(stage, &last, &sample, count, rate, still);
             (told, before) = (sample.at, count);
         }
     }
     samples
 }
 
-fn tell(stage: &Stage, series: &Series, sample: &Sample, count: u64, rate: f64) {
+/// `still`: how much of the time the machine stood still, in percent.
+fn tell(stage: &Stage, series: &Series, sample: &Sample, count: u64, rate: f64, still: f64) {
     let seconds = sample.at.as_secs();
     println!(
-        "{:>7} {count:>9} {rate:>6.0} {:>8.0} {:>6.0} {:>5.0} {:>7.1} {:>6} {:>7} {:>5}",
+        "{:>7} {count:>9} {rate:>6.0} {:>8.0} {:>6.0} {:>5.0} {:>5.1} {:>5} {:>7} {still:>4.0}% {:>5}",
         format!("{}:{:02}", seconds / 60, seconds % 60),
         series.sum("attempts_total", ""),
         series.sum("terminations_total", "reason=upstream_abort")
