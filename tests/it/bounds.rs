@@ -369,7 +369,7 @@ fn without_descriptors_nobody_waits_no_server_is_blamed_and_all_recovers() {
         .map(|_| client.open("POST", "/v1/x", &[], true))
         .collect();
     eventually("there are none left", || {
-        gateway.stderr().contains("descriptors are used up") || load.now() > 50
+        gateway.stderr().contains("descriptors are used up")
     });
     // who comes now is refused, and does not wait
     let started = Instant::now();
