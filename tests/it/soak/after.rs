@@ -81,6 +81,8 @@ impl After<'_> {
             std::thread::sleep(Duration::from_millis(500));
         }
         let mut wrong = Vec::new();
+        let unread = ledger.forget_unread();
+        println!("\n{unread} requests whose clients left before they were read");
         let (clients, lines) = ledger.unsettled();
         if (clients, lines) != (0, 0) {
             let some = ledger.leftovers();

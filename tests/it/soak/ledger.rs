@@ -149,6 +149,16 @@ impl Ledger {
         (clients, self.lines.lock().unwrap().len())
     }
 
+    /// Forgets requests whose client left and that no server saw: it may have left before anybody
+    /// had read them. How many there are.
+    pub fn forget_unread(&self) -> usize {
+        let acts = self.acts.lock().unwrap();
+        let mut clients = self.clients.lock().unwrap();
+        let before = clients.len();
+        clients.retain(|id, outcome| outcome.end != End::Left || acts.contains_key(id));
+        before - clients.len()
+    }
+
     /// Some of what `unsettled` counts, to be looked at.
     pub fn leftovers(&self) -> String {
         let clients = self.clients.lock().unwrap();
