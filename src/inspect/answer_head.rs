@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, response};
 
+use super::framing;
+
 /// Fields in a head at most: some ten times what servers send.
 const FIELDS: usize = 256;
 
@@ -77,27 +79,15 @@ fn one_length(headers: &mut HeaderMap) -> Result<(), Unreadable> {
         headers.remove(header::CONTENT_LENGTH);
         return Ok(());
     }
-    let mut length = None;
-    let mut lines = 0;
-    for line in headers.get_all(header::CONTENT_LENGTH) {
-        for text in line.as_bytes().split(|byte| *byte == b',') {
-            let one = digits(text.trim_ascii()).ok_or(Unreadable)?;
-            if length.replace(one).is_some_and(|other| other != one) {
-                return Err(Unreadable);
-            }
-            lines += 1;
-        }
-    }
-    if let (Some(length), 2..) = (length, lines) {
+    let length = framing::length(headers).map_err(|_| Unreadable)?;
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    let once = lines
+        .next()
+        .is_none_or(|line| !line.as_bytes().contains(&b','));
+    if let (Some(length), false) = (length, once && lines.next().is_none()) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(())
-}
-
-fn digits(text: &[u8]) -> Option<u64> {
-    // no sign, which `parse` would take
-    let all = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    all.then(|| std::str::from_utf8(text).ok()?.parse().ok())?
 }
 
 /// Where the body ends that stands behind a head, which answers a HEAD request or not.
@@ -108,23 +98,14 @@ pub(crate) fn framing(head: &response::Parts, to_head: bool) -> Framing {
         _ if to_head => return Framing::Length(0),
         _ => {}
     }
-    if let Some(codings) = head
-        .headers
-        .get_all(header::TRANSFER_ENCODING)
-        .iter()
-        .next_back()
-    {
-        let last = codings.as_bytes().rsplit(|byte| *byte == b',').next();
-        let chunked = last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
-        return match chunked {
-            true => Framing::Chunked,
-            false => Framing::Close,
-        };
+    match framing::ends_in_chunks(&head.headers) {
+        Some(true) => return Framing::Chunked,
+        Some(false) => return Framing::Close,
+        None => {}
     }
-    let length = head.headers.get(header::CONTENT_LENGTH);
-    match length.and_then(|length| digits(length.as_bytes())) {
-        Some(length) => Framing::Length(length),
-        None => Framing::Close,
+    match framing::length(&head.headers) {
+        Ok(Some(length)) => Framing::Length(length),
+        _ => Framing::Close,
     }
 }
 

@@ -4,7 +4,9 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+
+use super::framing;
 
 /// Fields in a head at most, whatever is allowed: the parser has no room for more.
 const FIELDS: usize = 256;
@@ -77,29 +79,14 @@ impl RequestHead {
     /// # Errors
     /// If that cannot be told, so that the next request could begin anywhere.
     pub(crate) fn framing(&self) -> Result<Framing, Unreadable> {
-        let mut codings = self.headers.get_all(header::TRANSFER_ENCODING).iter();
-        if let Some(last) = codings.next_back() {
-            let last = last.as_bytes().rsplit(|byte| *byte == b',').next();
-            let chunked =
-                last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+        if let Some(chunked) = framing::ends_in_chunks(&self.headers) {
             // HTTP/1.0 knows no chunks
             return match chunked && self.version == Version::HTTP_11 {
                 true => Ok(Framing::Chunked),
                 false => Err(Unreadable::Broken),
             };
         }
-        let mut length = None;
-        for line in self.headers.get_all(header::CONTENT_LENGTH) {
-            for text in line.as_bytes().split(|byte| *byte == b',') {
-                let text = text.trim_ascii();
-                let all = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-                let one = all.then(|| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
-                let one = one.flatten().ok_or(Unreadable::Broken)?;
-                if length.replace(one).is_some_and(|other| other != one) {
-                    return Err(Unreadable::Broken);
-                }
-            }
-        }
+        let length = framing::length(&self.headers).map_err(|_| Unreadable::Broken)?;
         Ok(Framing::Length(length.unwrap_or(0)))
     }
 }

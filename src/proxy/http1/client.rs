@@ -4,14 +4,14 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
 use pingora::{Error, ErrorType};
 
-use super::{Bare, Line, READ, Size, ends};
+use super::{Bare, Begun, Line, READ, Size, TooLong};
 use crate::inspect::chunks::{Chunks, Garbled};
 use crate::inspect::request_head::{self, Framing, RequestHead, Unreadable};
 
@@ -67,7 +67,7 @@ pub(in crate::proxy) struct Client {
     /// The head as it was read.
     raw: Bytes,
     /// The beginning of a head.
-    begun: BytesMut,
+    begun: Begun,
     /// Bytes that were read and are not looked at.
     unread: Bytes,
     body: Body,
@@ -90,7 +90,7 @@ impl Client {
             tls,
             head: None,
             raw: Bytes::new(),
-            begun: BytesMut::new(),
+            begun: Begun::default(),
             unread: Bytes::new(),
             body: Body::Over,
             answer: Answer::Head,
@@ -134,32 +134,17 @@ impl Client {
                 }
             }
             let more = std::mem::take(&mut self.unread);
-            let Some(bytes) = self.whole_head(more)? else {
+            let whole = self.begun.with(more, HEAD);
+            let Some(bytes) = whole.map_err(|TooLong| NoRequest::TooMuch)? else {
                 continue;
             };
             match request_head::parse(&bytes) {
                 Ok(Some(head)) => return self.understand(head, bytes),
-                Ok(None) => self.begun = BytesMut::from(bytes),
+                Ok(None) => self.begun.keep(bytes),
                 Err(Unreadable::Broken) => return Err(NoRequest::Broken),
                 Err(Unreadable::Fields) => return Err(NoRequest::TooMuch),
             }
         }
-    }
-
-    /// What is read of a head so far, with these bytes; `None` if it cannot be whole. It is looked
-    /// at when it has begun, for what is none, and when it may be whole: not for every byte of one
-    /// that comes byte by byte.
-    fn whole_head(&mut self, more: Bytes) -> Result<Option<Bytes>, NoRequest> {
-        if self.begun.is_empty() {
-            return Ok(Some(more));
-        }
-        let before = self.begun.len().saturating_sub(3);
-        self.begun.extend_from_slice(&more);
-        if self.begun.len() > HEAD {
-            return Err(NoRequest::TooMuch);
-        }
-        let whole = ends(&self.begun[before..]);
-        Ok(whole.then(|| std::mem::take(&mut self.begun).freeze()))
     }
 
     fn understand(&mut self, head: RequestHead, bytes: Bytes) -> Result<(), NoRequest> {

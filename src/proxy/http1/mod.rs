@@ -18,7 +18,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as TcpLayer;
 use pingora::{Error, ErrorType};
@@ -198,6 +198,43 @@ impl Size {
         &self.0[..self.1]
     }
 }
+
+/// The beginning of a head.
+#[derive(Default)]
+struct Begun(BytesMut);
+
+impl Begun {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What is read so far, with `more`; `None` if that cannot be a whole head. It is looked at when
+    /// it has begun, for what is none, and when it may be whole: not for every byte of one that
+    /// comes byte by byte.
+    ///
+    /// # Errors
+    /// If it is longer than `most`.
+    fn with(&mut self, more: Bytes, most: usize) -> Result<Option<Bytes>, TooLong> {
+        if self.0.is_empty() {
+            return Ok(Some(more));
+        }
+        let before = self.0.len().saturating_sub(3);
+        self.0.extend_from_slice(&more);
+        if self.0.len() > most {
+            return Err(TooLong);
+        }
+        let whole = ends(&self.0[before..]);
+        Ok(whole.then(|| std::mem::take(&mut self.0).freeze()))
+    }
+
+    /// Keeps what is no whole head yet.
+    fn keep(&mut self, bytes: Bytes) {
+        self.0 = BytesMut::from(bytes);
+    }
+}
+
+/// A head has more bytes than it may have.
+struct TooLong;
 
 /// Whether an empty line is in there, as where a head ends.
 fn ends(bytes: &[u8]) -> bool {

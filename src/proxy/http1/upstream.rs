@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http::response::Parts;
 use pingora::http::ResponseHeader;
 use pingora::protocols::Stream;
 use pingora::{Error, ErrorType};
 
-use super::{Bare, Line, Size, ends};
+use super::{Bare, Begun, Line, Size, TooLong};
 use crate::inspect::answer_head::{self, Framing};
 use crate::inspect::chunks::{Chunks, Garbled};
 
@@ -51,7 +51,7 @@ pub(in crate::proxy) struct Upstream {
     is_head: bool,
     head: Option<Box<ResponseHeader>>,
     /// The beginning of a head.
-    begun: BytesMut,
+    begun: Begun,
     /// Bytes that were read and are not looked at.
     unread: Bytes,
     rest: Rest,
@@ -70,7 +70,7 @@ impl Upstream {
             sent: Sent::Whole,
             is_head: false,
             head: None,
-            begun: BytesMut::new(),
+            begun: Begun::default(),
             unread: Bytes::new(),
             rest: Rest::Unknown,
             keeps: false,
@@ -90,7 +90,7 @@ impl Upstream {
         self.uses += 1;
         self.head = None;
         self.rest = Rest::Unknown;
-        self.begun.clear();
+        self.begun = Begun::default();
         self.unread = Bytes::new();
         self.line.hold(opening.bytes);
         self.sent = opening.sent;
@@ -146,34 +146,20 @@ impl Upstream {
                 }
             }
             let more = std::mem::take(&mut self.unread);
-            let Some(bytes) = self.whole_head(more)? else {
+            let whole = self.begun.with(more, HEAD);
+            let whole = whole.map_err(|TooLong| invalid("the head of the answer is too long"));
+            let Some(bytes) = whole? else {
                 continue;
             };
             let parsed = answer_head::parse(&bytes).map_err(|_| invalid("no head of an answer"))?;
             let Some((head, length)) = parsed else {
-                self.begun = BytesMut::from(bytes);
+                self.begun.keep(bytes);
                 continue;
             };
             self.unread = bytes.slice(length..);
             self.understand(head);
             return Ok(());
         }
-    }
-
-    /// What is read of a head so far, with these bytes; `None` if it cannot be whole. It is looked
-    /// at when it has begun, for what is none, and when it may be whole: not for every byte of one
-    /// that comes byte by byte.
-    fn whole_head(&mut self, more: Bytes) -> pingora::Result<Option<Bytes>> {
-        if self.begun.is_empty() {
-            return Ok(Some(more));
-        }
-        let before = self.begun.len().saturating_sub(3);
-        self.begun.extend_from_slice(&more);
-        if self.begun.len() > HEAD {
-            return Err(invalid("the head of the answer is too long"));
-        }
-        let whole = ends(&self.begun[before..]);
-        Ok(whole.then(|| std::mem::take(&mut self.begun).freeze()))
     }
 
     fn understand(&mut self, head: Parts) {
