@@ -111,15 +111,11 @@ pub(crate) fn framing(head: &response::Parts, to_head: bool) -> Framing {
 
 /// Whether the connection may be used again behind this answer, as far as its head says.
 pub(crate) fn keeps_alive(head: &response::Parts) -> bool {
-    let says = |word: &[u8]| {
-        let lines = head.headers.get_all(header::CONNECTION).iter();
-        let mut words = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
-    };
+    let says = |option| framing::connection_says(&head.headers, option);
     match head.version {
-        Version::HTTP_11 => !says(b"close"),
+        Version::HTTP_11 => !says("close"),
         // chunks are unknown to HTTP/1.0: who sends them there may mean anything (RFC 9112, 6.1)
-        _ => says(b"keep-alive") && !head.headers.contains_key(header::TRANSFER_ENCODING),
+        _ => says("keep-alive") && !head.headers.contains_key(header::TRANSFER_ENCODING),
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the fields of a head say about the end of the body behind it (RFC 9112, section 6.3), for
-//! requests and answers alike.
+//! What the fields of a head say about the end of the body behind it (RFC 9112, section 6.3) and of
+//! its connection, for requests and answers alike.
 
 use http::{HeaderMap, header};
 
@@ -28,6 +28,13 @@ pub(super) fn ends_in_chunks(headers: &HeaderMap) -> Option<bool> {
     let last = codings.next_back()?.as_bytes();
     let last = last.rsplit(|byte| *byte == b',').next().unwrap_or_default();
     Some(last.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Whether `Connection` names this option, as `close` (RFC 9110, section 7.6.1).
+pub(crate) fn connection_says(headers: &HeaderMap, option: &str) -> bool {
+    let lines = headers.get_all(header::CONNECTION).iter();
+    let mut options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    options.any(|one| one.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
 }
 
 fn digits(text: &[u8]) -> Option<u64> {

@@ -9,7 +9,7 @@ pub(crate) mod audio;
 pub(crate) mod chunks;
 mod container;
 pub(crate) mod endpoint;
-mod framing;
+pub(crate) mod framing;
 pub(crate) mod head;
 mod json;
 pub(crate) mod listing;

@@ -8,6 +8,7 @@ use pingora::http::RequestHeader;
 use super::session::Session;
 use crate::config::{Cors, HeadLimits};
 use crate::inspect;
+use crate::inspect::framing;
 use crate::inspect::head::Refused;
 use crate::reply::{self, Reply};
 use crate::route::Head;
@@ -31,14 +32,10 @@ pub(super) fn asked<'a>(head: &'a RequestHeader, path: &'a str) -> Head<'a> {
 /// Whether the client wants its connection to be there for another request behind this one.
 /// HTTP/1.0 waits for its end unless it says otherwise (RFC 9112, section 9.3).
 pub(super) fn keeps_alive(head: &RequestHeader) -> bool {
-    let says = |word: &[u8]| {
-        let lines = head.headers.get_all(header::CONNECTION).iter();
-        let mut words = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
-    };
+    let says = |option| framing::connection_says(&head.headers, option);
     match head.version {
-        Version::HTTP_10 => says(b"keep-alive"),
-        _ => !says(b"close"),
+        Version::HTTP_10 => says("keep-alive"),
+        _ => !says("close"),
     }
 }
 

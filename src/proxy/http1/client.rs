@@ -14,6 +14,7 @@ use pingora::{Error, ErrorType};
 use super::{Bare, Begun, Line, READ, Size, TooLong};
 use crate::inspect::chunks::{Chunks, Garbled};
 use crate::inspect::request_head::{self, Framing, RequestHead, Unreadable};
+use crate::proxy::session::WRITE_TIMEOUT;
 
 /// Bytes of a head at most, whatever is allowed: so much is read before it is looked at.
 const HEAD: usize = 1024 * 1024;
@@ -21,8 +22,6 @@ const HEAD: usize = 1024 * 1024;
 const LONGEST_TARGET: usize = 65_534;
 /// Room for the head of an answer.
 const ROOM: usize = 1024;
-/// How long a client may take to make room for the next bytes of an answer.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why there is no request to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,7 +281,7 @@ impl Client {
         self.line.hold(bytes);
         match follows {
             true => Ok(()),
-            false => in_time(self.line.send(&[], false)).await,
+            false => self.send(&[]).await,
         }
     }
 
@@ -336,20 +335,20 @@ impl Client {
     ) -> pingora::Result<()> {
         let end: &[u8] = if last { b"0\r\n\r\n" } else { b"" };
         match self.answer {
-            Answer::Chunks if piece.is_empty() => in_time(self.line.send(&[end], false)).await?,
+            Answer::Chunks if piece.is_empty() => self.send(&[end]).await?,
             Answer::Chunks => {
                 let size = Size::of(piece.len());
                 let parts = [size.bytes(), piece, b"\r\n", end];
-                in_time(self.line.send(&parts, false)).await?;
+                self.send(&parts).await?;
             }
             Answer::Length(left) => {
                 let count = left.min(piece.len() as u64);
-                in_time(self.line.send(&[&piece[..count as usize]], false)).await?;
+                self.send(&[&piece[..count as usize]]).await?;
                 self.answer = Answer::Length(left - count);
             }
-            Answer::Close => in_time(self.line.send(&[piece], false)).await?,
+            Answer::Close => self.send(&[piece]).await?,
             Answer::Head | Answer::Nothing | Answer::Over => {
-                in_time(self.line.send(&[], false)).await?;
+                self.send(&[]).await?;
             }
         }
         if last {
@@ -358,6 +357,18 @@ impl Client {
             self.answer = Answer::Over;
         }
         Ok(())
+    }
+
+    /// Sends what the client makes room for in time.
+    async fn send(&mut self, parts: &[&[u8]]) -> pingora::Result<()> {
+        let sending = self.line.send(parts, false);
+        match pingora_timeout::timeout(WRITE_TIMEOUT, sending).await {
+            Ok(sent) => sent,
+            Err(_) => Err(Error::explain(
+                ErrorType::WriteTimedout,
+                "a client takes nothing",
+            )),
+        }
     }
 
     // === the connection ===
@@ -422,17 +433,6 @@ fn names_one_host(head: &RequestHead) -> bool {
     matches!(uri.scheme_str(), Some("http" | "https"))
         && !authority.contains('@')
         && host.is_none_or(|host| host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()))
-}
-
-/// What a write gives that the client makes room for in time.
-async fn in_time(writing: impl Future<Output = pingora::Result<()>>) -> pingora::Result<()> {
-    match pingora_timeout::timeout(WRITE_TIMEOUT, writing).await {
-        Ok(written) => written,
-        Err(_) => Err(Error::explain(
-            ErrorType::WriteTimedout,
-            "a client takes nothing",
-        )),
-    }
 }
 
 /// The date as answers carry it (RFC 9110, section 6.6.1), written once a second.
