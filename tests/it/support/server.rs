@@ -114,6 +114,8 @@ pub struct Server {
     stop: Arc<AtomicBool>,
     /// A second handle of each open connection, by number.
     open: Arc<Mutex<HashMap<usize, TcpStream>>>,
+    /// Its port: no other test's server gets it when this one is killed.
+    _place: Option<Place>,
 }
 
 type Handler = dyn Fn(&Seen, &mut Wire) -> bool + Send + Sync;
@@ -121,7 +123,10 @@ type Handler = dyn Fn(&Seen, &mut Wire) -> bool + Send + Sync;
 impl Server {
     /// Answers each request by `handler`, which says whether the connection goes on.
     pub fn fake(handler: impl Fn(&Seen, &mut Wire) -> bool + Send + Sync + 'static) -> Self {
-        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), handler)
+        let place = Place::new();
+        let mut server = place.serve(handler);
+        server._place = Some(place);
+        server
     }
 
     /// The same at an address that was kept free.
@@ -135,6 +140,7 @@ impl Server {
             seen: Arc::default(),
             stop: Arc::default(),
             open: Arc::default(),
+            _place: None,
         };
         let handler: Arc<Handler> = Arc::new(handler);
         let (seen, stop, open) = (
