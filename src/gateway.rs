@@ -181,11 +181,14 @@ impl Gateway {
 
     /// The pools of a route that may be asked; with `home`, only those at home.
     pub(crate) fn reachable(&self, route: usize, home: bool) -> Vec<&Arc<Pool>> {
+        self.reached(route, home).collect()
+    }
+
+    fn reached(&self, route: usize, home: bool) -> impl Iterator<Item = &Arc<Pool>> {
         let targets = self.config.routes[route].targets.iter();
         targets
             .map(|target| self.pool(target.pool))
-            .filter(|pool| !home || pool.config.zone == Zone::Home)
-            .collect()
+            .filter(move |pool| !home || pool.config.zone == Zone::Home)
     }
 
     /// Their names, for people.
@@ -208,10 +211,14 @@ impl Gateway {
         length: u64,
     ) -> Option<Reply> {
         let home = home || self.config.routes[route].zone == Some(Zone::Home);
-        let limits: Option<Vec<u64>> = (self.reachable(route, home).iter())
-            .map(|pool| pool.config.largest_body(audio))
-            .collect();
-        let largest = limits?.into_iter().max()?;
+        let mut limits = self
+            .reached(route, home)
+            .map(|pool| pool.config.largest_body(audio));
+        // one without a limit takes it
+        let most = limits.try_fold(None, |most: Option<u64>, limit| {
+            limit.map(|limit| most.max(Some(limit)))
+        });
+        let largest = most??;
         let too_large = length > largest;
         too_large.then(|| reply::too_large_for(largest, &self.pool_names(route, home)))
     }

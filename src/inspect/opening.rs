@@ -50,12 +50,18 @@ impl Opening {
     /// behind its container's headers, at least 1; other forms have begun with their first byte,
     /// or event.
     pub(crate) fn new(content_type: Option<&str>, min: u64) -> Self {
-        let essence = content_type.unwrap_or_default();
-        let essence = essence.split(';').next().unwrap_or_default().trim();
-        let form = match essence.to_ascii_lowercase().as_str() {
-            "text/event-stream" => Form::Events(Events::default()),
-            "" | "application/octet-stream" => Form::audio(min),
-            audio if audio.starts_with("audio/") => Form::audio(min),
+        let essence = content_type.unwrap_or_default().as_bytes();
+        let end = essence.iter().position(|byte| *byte == b';');
+        let essence = essence[..end.unwrap_or(essence.len())].trim_ascii();
+        let is = |one: &[u8]| essence.eq_ignore_ascii_case(one);
+        let begins = |with: &[u8]| {
+            let beginning = essence.get(..with.len());
+            beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(with))
+        };
+        let form = match essence {
+            _ if is(b"text/event-stream") => Form::Events(Events::default()),
+            _ if is(b"") || is(b"application/octet-stream") => Form::audio(min),
+            _ if begins(b"audio/") => Form::audio(min),
             _ => Form::Plain,
         };
         Opening {

@@ -19,6 +19,11 @@ pub(crate) fn normalise(path: &str) -> Result<String, Ambiguous> {
         return Err(Ambiguous("it does not start with `/`"));
     }
     let bytes = path.as_bytes();
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._~:".contains(byte);
+    if bytes.iter().all(plain) {
+        has_plain_segments(path)?;
+        return Ok(path.to_owned());
+    }
     let mut normal = String::with_capacity(path.len());
     let mut at = 0;
     while at < bytes.len() {
@@ -52,16 +57,20 @@ pub(crate) fn normalise(path: &str) -> Result<String, Ambiguous> {
         };
         normal.push(byte as char);
     }
-    let inner = &normal[1..];
-    let mut segments = inner.split('/').peekable();
+    has_plain_segments(&normal)?;
+    Ok(normal)
+}
+
+fn has_plain_segments(path: &str) -> Result<(), Ambiguous> {
+    let mut segments = path.as_bytes()[1..].split(|byte| *byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         match segment {
-            "." | ".." => return Err(Ambiguous("it holds a `.` or `..` segment")),
-            "" if segments.peek().is_some() => return Err(Ambiguous("it holds `//`")),
+            b"." | b".." => return Err(Ambiguous("it holds a `.` or `..` segment")),
+            b"" if segments.peek().is_some() => return Err(Ambiguous("it holds `//`")),
             _ => {}
         }
     }
-    Ok(normal)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What is known about a finished request.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -81,7 +82,7 @@ pub(crate) struct AttemptNote {
     pub(crate) pool: String,
     pub(crate) server: String,
     /// `200`, `timeout`, `connect_error`, …
-    pub(crate) result: String,
+    pub(crate) result: Cow<'static, str>,
     pub(crate) span: EndedAttempt,
 }
 

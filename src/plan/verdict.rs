@@ -1,5 +1,7 @@
 //! How an attempt ended, and what that means for the request.
 
+use std::borrow::Cow;
+
 use crate::config::RetryOn;
 use crate::pool::Conduct;
 
@@ -131,9 +133,10 @@ impl Outcome {
     ];
 
     /// The word in `x-attempts`: the status of an answer, else the label.
-    pub(crate) fn brief(self) -> String {
+    pub(crate) fn brief(self) -> Cow<'static, str> {
         match self {
-            Outcome::Answered(status) => status.to_string(),
+            Outcome::Answered(200) => "200".into(),
+            Outcome::Answered(status) => status.to_string().into(),
             Outcome::NoQuota => "429".into(),
             Outcome::TimedOut(Phase::Connect) => "connect_timeout".into(),
             other => other.label().into(),

@@ -365,13 +365,18 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Of a member whose slot was acquired.
-    pub(super) fn new(member: Arc<Member>, trial: u64, pool: Option<Arc<Pool>>) -> Self {
+    /// Of a member whose slot was acquired now.
+    pub(super) fn new(
+        member: Arc<Member>,
+        trial: u64,
+        pool: Option<Arc<Pool>>,
+        now: Instant,
+    ) -> Self {
         Lease {
             member,
             pool,
             trial,
-            since: Instant::now(),
+            since: now,
         }
     }
 
@@ -381,6 +386,11 @@ impl Lease {
 
     pub(crate) fn is_trial(&self) -> bool {
         self.trial != 0
+    }
+
+    /// When the slot was acquired.
+    pub(crate) fn since(&self) -> Instant {
+        self.since
     }
 }
 

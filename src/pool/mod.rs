@@ -307,8 +307,8 @@ impl Pool {
         }
     }
 
-    fn choose(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Pick {
-        let now = self.clock(now);
+    fn choose(self: &Arc<Self>, wanted: &Wanted<'_>, moment: Instant) -> Pick {
+        let now = self.clock(moment);
         let roster = self.roster.load();
         // another request may take the slot between the choice and the claim
         for _ in 0..roster.members.len().min(8) + 1 {
@@ -320,7 +320,7 @@ impl Pool {
                     let slot = slot.or_else(|| wanted.only.and(member.acquire_untried()));
                     if let Some(trial) = slot {
                         let pool = self.has_slots.then(|| self.clone());
-                        return Pick::Server(Lease::new(member.clone(), trial, pool));
+                        return Pick::Server(Lease::new(member.clone(), trial, pool, moment));
                     }
                 }
                 roster::Choice::Busy => return Pick::Busy,
@@ -393,7 +393,7 @@ impl Pool {
         let member = own.find(|member| member.may_be_asked(at, true))?;
         member.acquire_aside();
         let pool = self.has_slots.then(|| self.clone());
-        Some(Lease::new(member.clone(), 0, pool))
+        Some(Lease::new(member.clone(), 0, pool, now))
     }
 
     /// Hands free slots to those in line; also needed when time alone made a server available.

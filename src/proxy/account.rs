@@ -1,8 +1,9 @@
 //! What the end of an attempt means for the server: counted once, and told to its pool.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
 
 use crate::config::kind::{Loading, Warming};
 use crate::config::{self, Auth};
@@ -20,21 +21,26 @@ const NO_QUOTA: Duration = Duration::from_secs(60);
 
 /// How an attempt ended that got an answer.
 pub(super) fn outcome_of(answer: &Answer) -> Outcome {
-    let encoding = answer.head.headers.get("content-encoding");
-    let body = readable(answer.first.as_deref().unwrap_or_default(), encoding);
-    let body = body.as_ref();
+    let headers = &answer.head.headers;
+    let says = |what: fn(&[u8]) -> bool| {
+        let encoding = headers.get(header::CONTENT_ENCODING);
+        what(&readable(
+            answer.first.as_deref().unwrap_or_default(),
+            encoding,
+        ))
+    };
     let loads_openly = answer.pool.config.loading() == Loading::Answers503;
     match answer.status() {
-        503 if says_loading(body) => Outcome::Loading,
+        503 if says(says_loading) => Outcome::Loading,
         // LocalAI may be told to say nothing but when to come back
-        503 if loads_openly && answer.head.headers.contains_key("retry-after") => Outcome::Loading,
-        429 if says_no_quota(body) => Outcome::NoQuota,
+        503 if loads_openly && headers.contains_key(header::RETRY_AFTER) => Outcome::Loading,
+        429 if says(says_no_quota) => Outcome::NoQuota,
         status => Outcome::Answered(status),
     }
 }
 
-/// Counts how an attempt ended, once, and tells the pool. `trial`: it was one; `headers` are those
-/// of the answer, if there was one.
+/// Counts how an attempt ended, once, now, and tells the pool. `trial`: it was one; `headers` are
+/// those of the answer, if there was one.
 pub(super) fn account(
     gateway: &Gateway,
     pool_id: usize,
@@ -42,28 +48,29 @@ pub(super) fn account(
     trial: bool,
     outcome: Outcome,
     headers: Option<&HeaderMap>,
+    now: Instant,
 ) {
     let pool = &gateway.pools[pool_id];
     let metrics = &gateway.pool_metrics[pool_id].servers[member.server];
     metrics.attempted(outcome.label());
-    let now = Instant::now();
     leave_alone(pool, member, outcome, headers, now);
     let conduct = conduct(pool, member, outcome);
     let why = || outcome.brief();
-    judge_server(gateway, pool_id, member, trial, conduct, why);
+    judge_server(gateway, pool_id, member, trial, conduct, why, now);
 }
 
-/// Tells the pool how a server did; `trial`: the attempt was one.
+/// Tells the pool how a server did, as it shows now; `trial`: the attempt was one.
 pub(super) fn judge_server(
     gateway: &Gateway,
     pool_id: usize,
     member: &Member,
     trial: bool,
     conduct: Conduct,
-    why: impl FnOnce() -> String,
+    why: impl FnOnce() -> Cow<'static, str>,
+    now: Instant,
 ) {
     let pool = &gateway.pools[pool_id];
-    let Some(ejection) = pool.observe(member, conduct, trial, Instant::now()) else {
+    let Some(ejection) = pool.observe(member, conduct, trial, now) else {
         return;
     };
     gateway.pool_metrics[pool_id].servers[member.server].ejected(ejection.evidence);
@@ -106,12 +113,12 @@ fn leave_alone(
     headers: Option<&HeaderMap>,
     now: Instant,
 ) {
-    let asked = headers.and_then(|headers| retry_after(headers, SystemTime::now()));
+    let asked = || headers.and_then(|headers| retry_after(headers, SystemTime::now()));
     // a client that came too often with its own key says nothing about the others
     let own_account = pool.server(member).auth != Auth::Passthrough;
     match outcome {
         Outcome::Loading => {
-            let pause = asked.unwrap_or(LOADING).max(LOADING / 4);
+            let pause = asked().unwrap_or(LOADING).max(LOADING / 4);
             pool.warm(member, pause, now);
         }
         // to be waited for; where nobody waits it may as well be asked again
@@ -129,7 +136,7 @@ fn leave_alone(
         }
         Outcome::Answered(429) if !own_account => {}
         Outcome::Answered(429 | 503) => {
-            if let Some(pause) = asked {
+            if let Some(pause) = asked() {
                 pool.rest(member, pause, now);
             }
         }

@@ -14,6 +14,7 @@ use crate::inspect::{self, Body, Scanner, path};
 use crate::reply;
 use crate::route::{Known, Lookup};
 use crate::transform;
+use crate::transform::headers::{TRACEPARENT, X_REQUEST_ID};
 use crate::unit;
 
 /// Characters that are logged of a path that is refused unread.
@@ -31,10 +32,9 @@ impl Proxy {
         record.protocol = head::protocol(head.version);
         record.tls = session.tls();
         record.user_agent = text(header::USER_AGENT).map(str::to_owned);
-        let given =
-            text(HeaderName::from_static("x-request-id")).filter(|id| unit::is_request_id(id));
+        let given = text(X_REQUEST_ID).filter(|id| unit::is_request_id(id));
         let id = given.map_or_else(unit::new_request_id, str::to_owned);
-        let caller = text(HeaderName::from_static("traceparent"));
+        let caller = text(TRACEPARENT);
         let caller = caller.and_then(|context| context.parse().ok());
         let (trace, span) = self.edge.tracer.begin(caller, x.started);
         (record.trace, record.span) = (Some(trace), span);
@@ -66,9 +66,11 @@ impl Proxy {
         x.upgrade = head::asks_for_websocket(head)?;
         x.home = head::stays_home(head)?;
         x.patience = head::patience(head);
-        let asked = HeaderName::from_static("access-control-request-method");
-        if x.cors && head.method == Method::OPTIONS && head.headers.contains_key(asked) {
-            let headers = head.headers.get("access-control-request-headers");
+        if x.cors
+            && head.method == Method::OPTIONS
+            && (head.headers).contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        {
+            let headers = head.headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS);
             return Err(reply::preflight(headers).into());
         }
         self.let_in(head, x)
@@ -99,8 +101,8 @@ impl Proxy {
             self.agree(x, route).await?;
             return Ok((route, body));
         }
-        let lookup = find(session, Known::Length(upload.length()));
-        let mut lookup = gateway.led_back(&head::asked(session.req_header(), &path), lookup);
+        let lookup = gateway.find(&asked, Known::Length(upload.length()));
+        let mut lookup = gateway.led_back(&asked, lookup);
         // a route of which only the body tells is asked again when it is known
         let wants_fields = |x: &Exchange, route| {
             gateway.rewrites(route, x.operation) || self.must_understand(x, Some(route))

@@ -218,12 +218,12 @@ pub(super) fn marker(x: &Exchange, pool: usize, answer: &mut Answer) -> Option<B
     let events = kind == Some(Kind::Events);
     let marker = x.snapshot.gateway.affinity().marker(maker, events);
     let place = answer.head.headers.get(header::LOCATION);
-    if let Some(place) = place.and_then(|place| place.to_str().ok()) {
-        let place = marker.place(place);
-        let _ = answer.head.insert_header(header::LOCATION, place);
+    let place = place.and_then(|place| place.to_str().ok());
+    if let Some(Ok(place)) = place.map(|place| HeaderValue::try_from(marker.place(place))) {
+        answer.head.headers.insert(header::LOCATION, place);
     }
     kind?;
-    answer.head.remove_header(&header::CONTENT_LENGTH);
+    answer.head.headers.remove(header::CONTENT_LENGTH);
     Some(Box::new(marker))
 }
 

@@ -3,8 +3,8 @@
 //! A hit is an answer like any other, only that nobody was asked for it. Who asks what somebody
 //! else is asking already gets that answer piece by piece as it comes.
 
+use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
-use pingora::http::ResponseHeader;
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::body::Upload;
 use super::connection::Answer;
+use super::deliver::head_of;
 use super::exchange::{Exchange, Stop};
 use super::relay::stopped;
 use super::session::Session;
@@ -337,11 +338,10 @@ fn head(
     kept: &Headers,
     age: u64,
     length: Option<u64>,
-) -> ResponseHeader {
-    let mut head = ResponseHeader::build_no_case(StatusCode::OK, Some(kept.len() + 10))
-        .expect("our statuses are valid");
+) -> Parts {
+    let mut headers = HeaderMap::with_capacity(kept.len() + 10);
     for (name, value) in kept {
-        let _ = head.append_header(name.clone(), value.clone());
+        headers.append(name, value.clone());
     }
     let mut own = vec![
         (
@@ -363,13 +363,13 @@ fn head(
         None => {}
     }
     for (name, value) in own.into_iter().chain(x.answer_headers.iter().cloned()) {
-        let _ = match name == header::VARY {
-            true => head.append_header(name, value).map(drop),
-            false => head.insert_header(name, value),
+        match name == header::VARY {
+            true => headers.append(name, value),
+            false => headers.insert(name, value).is_some(),
         };
     }
     x.record.status = StatusCode::OK.as_u16();
-    head
+    head_of(StatusCode::OK, headers)
 }
 
 /// Answers with what is kept.
@@ -385,7 +385,7 @@ async fn hit(session: &mut Session, x: &mut Exchange, stored: &Stored) -> Result
     );
     let gone = |_| Stop::ClientGone;
     let mut pace = slow::pace(&x.snapshot.gateway.config.limits);
-    let written = slow::write_head(session, Box::new(head), length > 0, &mut pace).await;
+    let written = slow::write_head(session, &head, length > 0, &mut pace).await;
     written.map_err(gone)?;
     x.first_byte();
     x.leave();
@@ -431,7 +431,7 @@ async fn follow(
     );
     let gone = |_| Stop::ClientGone;
     let mut pace = slow::pace(&x.snapshot.gateway.config.limits);
-    let written = slow::write_head(session, Box::new(head), false, &mut pace).await;
+    let written = slow::write_head(session, &head, false, &mut pace).await;
     written.map_err(gone)?;
     loop {
         let next = while_client_stays(edge, Some(session), Box::pin(follower.next())).await;
@@ -473,12 +473,17 @@ async fn broken(session: &mut Session, x: &mut Exchange, kept: &Headers) -> Resu
     sent.map_err(|_| Stop::Cut)
 }
 
-/// An answer has begun that goes to the client.
-pub(super) fn begin(x: &mut Exchange, answer: &Answer, head: &ResponseHeader) {
-    let Some(mut keeping) = x.lead.take() else {
+/// Whether [`begin`] looks at what a server said before it is told to the client.
+pub(super) fn wants_headers(x: &Exchange) -> bool {
+    x.lead.is_some()
+}
+
+/// Keeps an answer that begins and goes to the client, or says that nobody may. `theirs`: the headers as its server sent them.
+pub(super) fn begin(x: &mut Exchange, answer: &Answer, theirs: Option<&HeaderMap>) {
+    let (Some(mut keeping), Some(theirs)) = (x.lead.take(), theirs) else {
         return;
     };
-    let theirs = &answer.head.headers;
+    let ours = &answer.head.headers;
     // the end of the connection may be that of the answer, or not
     let framed = theirs.contains_key(header::CONTENT_LENGTH)
         || theirs.contains_key(header::TRANSFER_ENCODING)
@@ -492,18 +497,18 @@ pub(super) fn begin(x: &mut Exchange, answer: &Answer, head: &ResponseHeader) {
             let (route, headers) = (&keeping.route, &keeping.headers);
             let question = question(x, route, operation, keeping.shared, None, headers);
             // what a server forbids stands in its own head, what is kept in ours
-            cache::may_be_kept(theirs, &question).then(|| cache::kept_headers(&head.headers))
+            cache::may_be_kept(theirs, &question).then(|| cache::kept_headers(ours))
         }
         _ => None,
     };
     match kept {
         Some(mut kept) => {
             // our word about origins is for this client
-            let ours = |name: &HeaderName| {
+            let of_origins = |name: &HeaderName| {
                 *name == header::VARY || name.as_str().starts_with("access-control-")
             };
-            kept.retain(|(name, _)| !(x.cors && ours(name)));
-            let length = head.headers.get(header::CONTENT_LENGTH);
+            kept.retain(|(name, _)| !(x.cors && of_origins(name)));
+            let length = ours.get(header::CONTENT_LENGTH);
             let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
             keeping.lead.begin(kept, length);
             x.lead = Some(keeping);

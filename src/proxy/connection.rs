@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pingora::http::ResponseHeader;
+use http::HeaderValue;
+use http::response::Parts;
 use pingora::protocols::http::client::HttpSession;
 
 use super::Edge;
@@ -61,18 +62,18 @@ impl Talk {
     }
 
     /// The head that was read last.
-    pub(super) fn head(&self) -> Option<&ResponseHeader> {
+    pub(super) fn head(&self) -> Option<&Parts> {
         match self {
             Talk::Http1(talk) => talk.head(),
-            Talk::Http2(talk) => talk.response_header(),
+            Talk::Http2(talk) => talk.response_header().map(AsRef::as_ref),
         }
     }
 
     /// The same, for good.
-    pub(super) fn take_head(&mut self) -> Option<ResponseHeader> {
+    pub(super) fn take_head(&mut self) -> Option<Parts> {
         match self {
             Talk::Http1(talk) => talk.take_head(),
-            Talk::Http2(talk) => talk.response_header().cloned(),
+            Talk::Http2(talk) => talk.response_header().cloned().map(Parts::from),
         }
     }
 
@@ -109,7 +110,7 @@ pub(super) struct Connection {
 
 /// The head of an answer and the first piece of its body, with the connection they came on.
 pub(super) struct Answer {
-    pub(super) head: ResponseHeader,
+    pub(super) head: Parts,
     /// `None` if the answer has no body.
     pub(super) first: Option<Bytes>,
     /// Bytes that the server sent for it.
@@ -121,6 +122,8 @@ pub(super) struct Answer {
     pub(super) connection: Connection,
     pub(super) pool: Arc<Pool>,
     pub(super) member: Arc<Member>,
+    /// Pool and server, as the client is told.
+    pub(super) backend: HeaderValue,
     /// The server's slot; given back early if the answer is only kept in case nobody does better.
     pub(super) lease: Option<Lease>,
     pub(super) target: usize,
@@ -135,8 +138,8 @@ impl Connection {
         matches!(self.talk, Talk::Http2(_))
     }
 
-    /// Gives it back for other requests, if it is in a state for that.
-    pub(super) fn release(self, edge: &Edge) {
+    /// Gives it back now for other requests, if it is in a state for that.
+    pub(super) fn release(self, edge: &Edge, now: Instant) {
         let Some(keepalive) = self.keepalive.filter(|_| self.request_done) else {
             return;
         };
@@ -146,7 +149,7 @@ impl Connection {
                 // not to the last moment: the request would cross its end on the way
                 let promised = talk.promised().map(|promised| promised * 9 / 10);
                 let idle = promised.map_or(keepalive.idle, |promised| promised.min(keepalive.idle));
-                self.place.shelf.put(talk, idle);
+                self.place.shelf.put(talk, now + idle);
             }
             Talk::Http1(_) => {}
             // many requests share one
@@ -205,7 +208,7 @@ impl Answer {
             true
         };
         if let Ok(true) = tokio::time::timeout(DISCARD_TIME, rest).await {
-            self.connection.release(&edge);
+            self.connection.release(&edge, Instant::now());
         }
     }
 }

@@ -4,9 +4,9 @@ use std::pin::pin;
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora::Error;
-use pingora::http::ResponseHeader;
 use prometheus::IntCounter;
 
 use super::account::{account, outcome_of};
@@ -33,6 +33,9 @@ use crate::pool::Conduct;
 use crate::reply;
 use crate::transform::events::WithoutUsage;
 use crate::transform::headers;
+
+/// Tells who answered.
+const X_BACKEND: HeaderName = HeaderName::from_static("x-backend");
 
 /// What an answer is worth.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -102,7 +105,7 @@ pub(super) async fn deliver(
     if answer.is_trial() && outcome.conduct() == Conduct::Good {
         answer.pool.trial_goes_well(&answer.member);
     }
-    let account = |answer: &Answer, outcome| {
+    let account = |answer: &Answer, outcome, now| {
         if standing == Standing::Good {
             let headers = Some(&answer.head.headers);
             account(
@@ -112,11 +115,12 @@ pub(super) async fn deliver(
                 answer.is_trial(),
                 outcome,
                 headers,
+                now,
             );
         }
     };
     if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
-        account(&answer, Outcome::Answered(101));
+        account(&answer, Outcome::Answered(101), Instant::now());
         return Err(Stop::Upgraded(answer));
     }
     let metrics = &gateway.pool_metrics[pool_id];
@@ -140,7 +144,8 @@ pub(super) async fn deliver(
         &mut passing,
     )
     .await;
-    metrics.stream.observe(streaming.elapsed().as_secs_f64());
+    let ended = Instant::now();
+    metrics.stream.observe((ended - streaming).as_secs_f64());
     x.record.usage = passing.tail.usage();
     x.passed_events(passing.events.map_or(0, |events| events.count));
     // a translated stream knows it even where the client did not ask
@@ -155,13 +160,14 @@ pub(super) async fn deliver(
     }
     match passed {
         Ok(()) => {
-            account(&answer, outcome);
+            account(&answer, outcome, ended);
             x.record.termination = Termination::Complete;
-            answer.connection.release(ground.edge);
+            x.record.times.total = ended - x.started;
+            answer.connection.release(ground.edge, ended);
             Ok(())
         }
         Err(Cut::Client) => {
-            account(&answer, outcome);
+            account(&answer, outcome, ended);
             // openai-python closes right behind `[DONE]`, which is no abort
             if passing.tail.is_done() {
                 x.record.termination = Termination::Complete;
@@ -169,12 +175,12 @@ pub(super) async fn deliver(
             Err(Stop::ClientGone)
         }
         Err(Cut::Slow) => {
-            account(&answer, outcome);
+            account(&answer, outcome, ended);
             x.record.termination = Termination::SlowClient;
             Err(Stop::ClientGone)
         }
         Err(Cut::Server(outcome)) => {
-            account(&answer, outcome);
+            account(&answer, outcome, ended);
             broken(session, x, &answer, outcome).await
         }
     }
@@ -219,10 +225,11 @@ async fn pass_on(
     upload: &Upload,
     passing: &mut Passing,
 ) -> Result<(), Cut> {
-    let head = response_head(session, x, answer, standing);
-    cached::begin(x, answer, &head);
+    let theirs = cached::wants_headers(x).then(|| answer.head.headers.clone());
+    tell_client(session, x, answer, standing);
+    cached::begin(x, answer, theirs.as_ref());
     memory::begin(x, answer, standing);
-    let mut head = Some(Box::new(head));
+    let mut told = false;
     let mut client = Ok(());
     let mut pace = slow::pace(&x.snapshot.gateway.config.limits);
     let received = &metrics.servers[answer.member.server].bytes_received;
@@ -247,9 +254,10 @@ async fn pass_on(
             }
         }
         // it goes out together with the piece behind it, if there is one
-        if let Some(head) = head.take() {
+        if !told {
+            told = true;
             let more = next.as_ref().is_some_and(|piece| !piece.is_empty());
-            let written = slow::write_head(session, head, more, &mut pace).await;
+            let written = slow::write_head(session, &answer.head, more, &mut pace).await;
             client = written.map_err(Cut::from);
         }
         // an empty piece would end the body
@@ -399,55 +407,53 @@ async fn broken(
 }
 
 /// Whether errors can be told inside of the body: events, not compressed, of no fixed length.
-fn is_event_stream(head: &ResponseHeader) -> bool {
+fn is_event_stream(head: &Parts) -> bool {
     let headers = &head.headers;
     let content_type = headers
         .get(header::CONTENT_TYPE)
         .map_or(&b""[..], HeaderValue::as_bytes);
-    content_type
-        .to_ascii_lowercase()
-        .starts_with(b"text/event-stream")
+    let events = b"text/event-stream";
+    let begins = content_type.get(..events.len());
+    begins.is_some_and(|begins| begins.eq_ignore_ascii_case(events))
         && !headers.contains_key(header::CONTENT_ENCODING)
         && !headers.contains_key(header::CONTENT_LENGTH)
 }
 
 /// The head that tells a client that its connection is a WebSocket from here on.
-pub(super) fn switching_head(x: &Exchange, answer: &Answer) -> ResponseHeader {
-    let mut head = ResponseHeader::build_no_case(answer.head.status, None)
-        .expect("a status that came in can go out");
-    let mut own = x.answer_headers.clone();
-    own.push((header::CONNECTION, HeaderValue::from_static("upgrade")));
-    own.push((header::UPGRADE, HeaderValue::from_static("websocket")));
-    if let Some((pool, server)) = &x.record.server
-        && let Ok(value) = HeaderValue::from_str(&format!("{pool}/{server}"))
-    {
-        own.push((HeaderName::from_static("x-backend"), value));
+pub(super) fn switching_head(x: &Exchange, answer: &mut Answer) -> Parts {
+    let mut headers = std::mem::take(&mut answer.head.headers);
+    headers::to_client(&mut headers, answer.pool.server(&answer.member));
+    headers.remove(header::CONTENT_LENGTH);
+    for (name, value) in &x.answer_headers {
+        headers.append(name, value.clone());
     }
-    let passed = headers::to_client(&answer.head.headers, answer.pool.server(&answer.member));
-    for (name, value) in passed.into_iter().chain(own) {
-        let _ = head.append_header(name, value);
-    }
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(X_BACKEND, answer.backend.clone());
+    head_of(answer.head.status, headers)
+}
+
+/// The head of an answer.
+pub(super) fn head_of(status: StatusCode, headers: HeaderMap) -> Parts {
+    let (mut head, ()) = http::Response::new(()).into_parts();
+    head.status = status;
+    head.headers = headers;
     head
 }
 
-fn response_head(
-    session: &mut Session,
-    x: &mut Exchange,
-    answer: &Answer,
-    standing: Standing,
-) -> ResponseHeader {
-    let passed = headers::to_client(&answer.head.headers, answer.pool.server(&answer.member));
-    let mut fields = HeaderMap::with_capacity(passed.len() + 8);
-    for (name, value) in passed {
-        if !(x.cors && name.as_str().starts_with("access-control-")) {
-            fields.append(name, value);
-        }
+/// Makes of the head of a server's answer what the client is told.
+fn tell_client(session: &mut Session, x: &mut Exchange, answer: &mut Answer, standing: Standing) {
+    let (status, has_body) = (answer.status(), answer.first.is_some());
+    let server = answer.pool.server(&answer.member);
+    let fields = &mut answer.head.headers;
+    headers::to_client(fields, server);
+    if x.cors {
+        let theirs = |name: &&HeaderName| name.as_str().starts_with("access-control-");
+        let theirs: Vec<HeaderName> = fields.keys().filter(theirs).cloned().collect();
+        theirs.iter().for_each(|name| drop(fields.remove(name)));
     }
-    let (pool, server) = x.record.server.as_ref().expect("set by the caller");
-    let mut own = vec![(
-        HeaderName::from_static("x-backend"),
-        format!("{pool}/{server}"),
-    )];
+    fields.insert(X_BACKEND, answer.backend.clone());
+    let mut own = Vec::new();
     if let Some(attempts) = x.record.attempts_header() {
         own.push((HeaderName::from_static("x-attempts"), attempts));
     }
@@ -469,40 +475,31 @@ fn response_head(
         }
     }
     // a server that refuses says by which limit of its own
-    let theirs = answer.status() == 429;
-    for (name, value) in &x.answer_headers {
-        if theirs && name.as_str().starts_with("x-ratelimit-") && fields.contains_key(name) {
+    let theirs = status == 429;
+    for (name, value) in std::mem::take(&mut x.answer_headers) {
+        if theirs && name.as_str().starts_with("x-ratelimit-") && fields.contains_key(&name) {
             continue;
         }
-        match *name == header::VARY {
-            true => fields.append(name.clone(), value.clone()),
-            false => fields.insert(name.clone(), value.clone()).is_some(),
+        match name == header::VARY {
+            true => fields.append(name, value),
+            false => fields.insert(name, value).is_some(),
         };
     }
-    let length = answer.head.headers.get(header::CONTENT_LENGTH);
-    match length {
-        Some(length) => {
-            fields.insert(header::CONTENT_LENGTH, length.clone());
-        }
-        None if answer.first.is_none()
-            && (super::is_head(x) || matches!(answer.status(), 204 | 304)) => {}
-        None if answer.first.is_none() => {
+    let version = session.req_header().version;
+    match has_body {
+        _ if fields.contains_key(header::CONTENT_LENGTH) => {}
+        false if super::is_head(x) || matches!(status, 204 | 304) => {}
+        false => {
             fields.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         // HTTP/1.0 has no chunks: the end of the connection is the end of the body
-        None if session.req_header().version == Version::HTTP_10 => session.set_keepalive(false),
-        None if session.req_header().version == Version::HTTP_11 => {
-            fields.insert(
-                header::TRANSFER_ENCODING,
-                HeaderValue::from_static("chunked"),
-            );
+        true if version == Version::HTTP_10 => session.set_keepalive(false),
+        true if version == Version::HTTP_11 => {
+            let chunked = HeaderValue::from_static("chunked");
+            fields.insert(header::TRANSFER_ENCODING, chunked);
         }
-        None => {}
+        true => {}
     }
-    let (mut head, ()) = http::Response::new(()).into_parts();
-    head.status = answer.head.status;
-    head.headers = fields;
-    head.into()
 }
 
 /// Sends an answer of our own.
@@ -517,13 +514,9 @@ pub(super) async fn answer_locally(
     if x.unclear {
         session.set_keepalive(false);
     }
-    let mut head = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 6))
-        .expect("our statuses are valid");
+    let mut headers = HeaderMap::with_capacity(reply.headers.len() + 6);
     let own = [
-        (
-            HeaderName::from_static("x-backend"),
-            HeaderValue::from_static("local"),
-        ),
+        (X_BACKEND, HeaderValue::from_static("local")),
         (header::CONTENT_LENGTH, HeaderValue::from(reply.body.len())),
     ];
     let attempts = x.record.attempts_header();
@@ -537,15 +530,16 @@ pub(super) async fn answer_locally(
         .chain(attempts)
         .chain(extra)
     {
-        let _ = head.insert_header(name, value);
+        headers.insert(name, value);
     }
     if reply.status.as_u16() == 204 {
-        head.remove_header(&header::CONTENT_LENGTH);
+        headers.remove(header::CONTENT_LENGTH);
     }
+    let head = head_of(reply.status, headers);
     let body: Option<Bytes> = (!reply.body.is_empty() && !super::is_head(x)).then_some(reply.body);
     let mut pace = slow::pace(&x.snapshot.gateway.config.limits);
     let gone = |_| Stop::ClientGone;
-    let written = slow::write_head(session, Box::new(head), body.is_some(), &mut pace).await;
+    let written = slow::write_head(session, &head, body.is_some(), &mut pace).await;
     written.map_err(gone)?;
     x.first_byte();
     x.leave();

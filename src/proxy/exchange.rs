@@ -18,6 +18,7 @@ use crate::config::Pool;
 use crate::inspect::endpoint::Operation;
 use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::observe::record::{Record, Termination};
+use crate::transform::headers::X_REQUEST_ID;
 use crate::transform::path;
 
 /// A request being served.
@@ -153,8 +154,7 @@ impl Exchange {
     /// The id this request is known by, in its answer and in the log.
     pub(super) fn take_request_id(&mut self, id: String) {
         if let Ok(value) = HeaderValue::from_str(&id) {
-            self.answer_headers
-                .push((HeaderName::from_static("x-request-id"), value));
+            self.answer_headers.push((X_REQUEST_ID, value));
         }
         self.record.request_id = id;
     }

@@ -13,6 +13,9 @@ use crate::inspect::head::Refused;
 use crate::reply::{self, Reply};
 use crate::route::Head;
 
+const X_DATA_ZONE: HeaderName = HeaderName::from_static("x-data-zone");
+const X_STAINLESS_READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
+
 /// Whether the head of a request means one thing, and no more of it than is allowed.
 pub(super) fn check(session: &Session, limits: HeadLimits) -> Result<(), Refused> {
     let head = session.req_header();
@@ -121,7 +124,7 @@ pub(super) fn asks_for_websocket(head: &RequestHeader) -> Result<bool, Reply> {
 /// may have meant just that.
 pub(super) fn stays_home(head: &RequestHeader) -> Result<bool, Reply> {
     let mut home = false;
-    for value in head.headers.get_all("x-data-zone") {
+    for value in head.headers.get_all(X_DATA_ZONE) {
         match value.as_bytes().trim_ascii() {
             zone if zone.eq_ignore_ascii_case(b"home") => home = true,
             zone if zone.eq_ignore_ascii_case(b"cloud") => {}
@@ -137,11 +140,7 @@ pub(super) fn stays_home(head: &RequestHeader) -> Result<bool, Reply> {
 /// How long the client waits for the first byte, less what our answer needs to reach it: the
 /// `x-stainless-read-timeout` of OpenAI's SDKs, in seconds.
 pub(super) fn patience(head: &RequestHeader) -> Option<Duration> {
-    let text = head
-        .headers
-        .get("x-stainless-read-timeout")?
-        .to_str()
-        .ok()?;
+    let text = head.headers.get(X_STAINLESS_READ_TIMEOUT)?.to_str().ok()?;
     let seconds: f64 = text.trim().parse().ok()?;
     let patience = Duration::try_from_secs_f64(seconds).ok()?;
     let useful = Duration::from_millis(10)..Duration::from_secs(24 * 3600);

@@ -141,7 +141,7 @@ impl Relay<'_> {
     /// Notes the one that ended first without a good answer.
     fn lost(&mut self, x: &mut Exchange, asked: &Asked, result: Result) {
         let outcome = ended(&result);
-        note(&self.ground, x, asked, &outcome.brief());
+        note(&self.ground, x, asked, outcome.brief());
         self.plan.is_poison(outcome);
         self.settle(asked, outcome, result.as_deref().ok());
         x.left_pool(PoolId(asked.pool_id));

@@ -146,7 +146,8 @@ async fn serve(proxy: &Arc<Proxy>, stream: Stream, mut stop: watch::Receiver<boo
                     let (proxy, stopping) = (proxy.clone(), *shutdown.borrow());
                     let session = Box::new(ServerSession::new_http2(session));
                     streams.spawn(async move {
-                        proxy.one(Session::Http2(session), Ok(()), stopping).await;
+                        let session = Session::Http2(session);
+                        proxy.alone(Box::pin(proxy.one(session, Ok(()), stopping))).await;
                     });
                 }
                 Ok(Some(H2Accept::Rejected)) if broken < BROKEN => broken += 1,

@@ -83,14 +83,13 @@ impl Shelf {
         }
     }
 
-    /// Keeps a connection for so long at most.
-    pub(super) fn put(&self, connection: Box<Upstream>, idle: Duration) {
+    /// Keeps a connection, until then at most.
+    pub(super) fn put(&self, connection: Box<Upstream>, until: Instant) {
         // by one or two too many, if several come at once
         if self.count.load(Relaxed) >= self.limit {
             return;
         }
         self.count.fetch_add(1, Relaxed);
-        let until = Instant::now() + idle;
         locked(&self.kept).push(Kept { connection, until });
     }
 

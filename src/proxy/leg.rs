@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use http::response::Parts;
 use http::{Method, StatusCode, header};
-use pingora::http::ResponseHeader;
 use pingora::protocols::http::client::HttpSession;
 use tokio::net::TcpStream;
 
@@ -69,7 +69,7 @@ pub(super) struct Leg<'a> {
 
 /// An answer that has begun.
 pub(super) struct Begun {
-    pub(super) head: ResponseHeader,
+    pub(super) head: Parts,
     pub(super) first: Option<Bytes>,
     /// Bytes that the server sent for it.
     pub(super) received: usize,
@@ -119,6 +119,7 @@ impl Leg<'_> {
                         connection,
                         pool: self.pool.clone(),
                         member: lease.member().clone(),
+                        backend: self.template.backend.clone(),
                         lease: Some(lease),
                         target: self.target,
                         voice: self.rewritten.voice.clone(),
@@ -182,9 +183,11 @@ impl Leg<'_> {
             self.pool.config.timeouts.connect,
             Phase::Connect,
             side.upload(),
+            started,
         );
         let (talk, reused) = if self.template.is_plain(self.x.upgrade) {
-            let connecting = within(bound, TcpStream::connect(place.address));
+            let connecting = pin!(TcpStream::connect(place.address));
+            let connecting = within(bound, connecting);
             match side.during(self.edge, connecting).await? {
                 Ok(Ok(tcp)) => {
                     // heads and pieces go out when they are written
@@ -201,7 +204,8 @@ impl Leg<'_> {
             }
         } else {
             let peer = self.template.at(place.address, fresh, self.x.upgrade);
-            let connecting = within(bound, self.edge.connector.get_http_session(&peer));
+            let connecting = pin!(self.edge.connector.get_http_session(&peer));
+            let connecting = within(bound, connecting);
             match side.during(self.edge, connecting).await? {
                 Ok(Ok((HttpSession::H1(session), _))) => {
                     let layered = Upstream::new(Bare::Layered(session.into_inner()));
@@ -288,12 +292,13 @@ impl Leg<'_> {
             }
             Err(stop) => return Err(stop),
         }
-        self.metrics.send.observe(sending.elapsed().as_secs_f64());
         let waiting = Instant::now();
+        self.metrics.send.observe((waiting - sending).as_secs_f64());
         let bound = self.bound(
             self.pool.config.timeouts.first_byte,
             Phase::FirstByte,
             side.upload(),
+            waiting,
         );
         let head = self.response_head(connection, side, bound).await?;
         let begun = match self.words {
@@ -311,12 +316,13 @@ impl Leg<'_> {
                 }
             }
         };
-        self.metrics.wait.observe(waiting.elapsed().as_secs_f64());
+        let now = Instant::now();
+        self.metrics.wait.observe((now - waiting).as_secs_f64());
         self.metrics.servers[lease.server]
             .first_byte
-            .observe(self.started.elapsed().as_secs_f64());
+            .observe((now - self.started).as_secs_f64());
         if begun.head.status.is_success() {
-            self.pool.took(lease, waiting.elapsed());
+            self.pool.took(lease, now - waiting);
         }
         Ok(begun)
     }
@@ -424,7 +430,7 @@ impl Leg<'_> {
             return sent.map_err(broken);
         }
         let idle = self.pool.config.timeouts.idle;
-        let bound = self.bound(idle, Phase::Send, side.upload());
+        let bound = self.bound(idle, Phase::Send, side.upload(), Instant::now());
         match side.during(self.edge, within(bound, sending)).await? {
             Ok(sent) => sent.map_err(broken),
             Err(phase) => Err(Outcome::TimedOut(phase).into()),
@@ -437,7 +443,7 @@ impl Leg<'_> {
         connection: &mut Connection,
         side: &mut Side<'_>,
         bound: Bound,
-    ) -> Result<ResponseHeader, Failed> {
+    ) -> Result<Parts, Failed> {
         let mut read = connection.answered;
         loop {
             if !read {
@@ -466,7 +472,7 @@ impl Leg<'_> {
         connection: &mut Connection,
         side: &mut Side<'_>,
         bound: Bound,
-        head: &ResponseHeader,
+        head: &Parts,
     ) -> Result<Option<Bytes>, Failed> {
         let bodyless = side.head().method == Method::HEAD
             || matches!(
@@ -538,16 +544,13 @@ impl Leg<'_> {
         })
     }
 
-    /// The first of a phase's own limit, the route's per try, the pool's for all and the client's
-    /// patience.
-    fn bound(&self, own: Option<Duration>, phase: Phase, upload: &Upload) -> Bound {
-        let own = own.map(|limit| (Instant::now() + limit, phase));
+    /// The first of a phase's own limit, the route's per try, both from `now` on, the pool's for all
+    /// and the client's patience.
+    fn bound(&self, own: Option<Duration>, phase: Phase, upload: &Upload, now: Instant) -> Bound {
+        let own = own.map(|limit| (now + limit, phase));
         // from now on, not from the start: the time a client takes to send its body is its own
-        let per_try = self
-            .settings
-            .retry
-            .per_try_timeout
-            .map(|limit| (Instant::now() + limit, Phase::PerTry));
+        let per_try = self.settings.retry.per_try_timeout;
+        let per_try = per_try.map(|limit| (now + limit, Phase::PerTry));
         let total = self.total().map(|at| (at, Phase::Total));
         earliest(&[own, per_try, total, self.patience(upload)], phase)
     }

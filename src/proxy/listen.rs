@@ -290,6 +290,7 @@ where
         return true;
     };
     tokio::select! {
+        biased;
         () = serving => true,
         () = too_late(&waiting, &digest, header_timeout) => false,
     }

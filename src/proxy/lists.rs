@@ -21,7 +21,7 @@ use super::session::Session;
 use super::side::{Side, while_client_stays};
 use super::taken::Scope;
 use super::words::Words;
-use super::{Edge, Snapshot};
+use super::{Edge, Snapshot, alarm};
 use crate::affinity::Maker;
 use crate::affinity::list::{Merge, Unlisted, Wanted};
 use crate::config::affinity::{List, may_hold};
@@ -266,7 +266,7 @@ impl Asking<'_> {
             if let Some(asked) = &heard.asked
                 && (noted || heard.told.is_none())
             {
-                note(&ground, x, asked, &heard.outcome.brief());
+                note(&ground, x, asked, heard.outcome.brief());
             }
         }
         Ok(heard)
@@ -382,7 +382,16 @@ async fn one(
         Err(Failed::Outcome(outcome)) => (outcome, None),
         Err(Failed::Stop(_)) => (Outcome::Reset, None),
     };
-    account(gateway, maker.pool.0, &asked.member, false, outcome, None);
+    let now = Instant::now();
+    account(
+        gateway,
+        maker.pool.0,
+        &asked.member,
+        false,
+        outcome,
+        None,
+        now,
+    );
     x.left_pool(maker.pool);
     Heard {
         asked: Some(asked),
@@ -411,7 +420,7 @@ async fn whole(ground: &Ground<'_>, mut answer: Box<Answer>) -> Option<Told> {
         }
         true
     };
-    if !matches!(pingora_timeout::timeout(PATIENCE, rest).await, Ok(true)) {
+    if alarm::within(PATIENCE, rest).await != Some(true) {
         return None;
     }
     let metrics = &ground.gateway().pool_metrics;
@@ -424,6 +433,6 @@ async fn whole(ground: &Ground<'_>, mut answer: Box<Answer>) -> Option<Told> {
         content_type: answer.head.headers.get(header::CONTENT_TYPE).cloned(),
         body: body.freeze(),
     };
-    answer.connection.release(ground.edge);
+    answer.connection.release(ground.edge, Instant::now());
     Some(told)
 }

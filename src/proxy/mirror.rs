@@ -149,10 +149,11 @@ impl Copy {
             false,
             outcome,
             headers.as_ref(),
+            Instant::now(),
         );
         match (outcome, answer) {
             (Outcome::Answered(status), Some(answer)) => {
-                answer.connection.release(&self.edge);
+                answer.connection.release(&self.edge, Instant::now());
                 match status {
                     200..300 => "2xx",
                     400..500 => "4xx",

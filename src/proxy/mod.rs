@@ -8,6 +8,7 @@
 mod access;
 mod account;
 mod admit;
+mod alarm;
 mod body;
 mod bound;
 mod cached;
@@ -43,15 +44,18 @@ mod tunnel;
 mod usage;
 mod words;
 
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use pingora::connectors::http::Connector;
 use tokio::sync::watch;
 
+use alarm::Signal;
 use body::Upload;
 use deliver::answer_locally;
 use exchange::{Exchange, Stop};
@@ -59,7 +63,6 @@ use http1::{Client, NoRequest};
 use idle::Shelves;
 use peer::PeerTemplate;
 use session::Session;
-use side::at_once;
 
 use crate::config::{Cors, Zone};
 use crate::gateway::Gateway;
@@ -217,17 +220,14 @@ impl Proxy {
 async fn next_request(
     client: &mut Client,
     idle: Option<Duration>,
-    stop: &mut watch::Receiver<bool>,
+    stop: &Signal,
 ) -> Result<(), NoRequest> {
     let mut reading = pin!(client.read_request(idle));
-    if let Some(read) = at_once(reading.as_mut()).await {
-        return read;
-    }
-    tokio::select! {
-        biased;
-        read = reading => read,
-        _ = stop.wait_for(|stop| *stop) => Err(NoRequest::Gone),
-    }
+    poll_fn(|cx| match reading.as_mut().poll(cx) {
+        Poll::Pending if stop.is_up() => Poll::Ready(Err(NoRequest::Gone)),
+        read => read,
+    })
+    .await
 }
 
 /// Whether the answer must have no body. Asks the record: a request that was refused has no head.
@@ -237,20 +237,32 @@ fn is_head(x: &Exchange) -> bool {
 
 impl Proxy {
     /// Serves the requests of a connection of HTTP/1, one after the other.
-    async fn connection(&self, client: Client, mut stop: watch::Receiver<bool>) {
+    async fn connection(&self, client: Client, stop: watch::Receiver<bool>) {
+        let stop = Signal::new(stop);
+        let cut = Signal::new(self.edge.cut.subscribe());
+        let requests = Box::pin(self.requests(client, stop.clone()));
+        alarm::watched(stop, cut, requests).await;
+    }
+
+    /// Serves what has a task of its own: a stream of HTTP/2.
+    async fn alone<F: Future>(&self, serving: Pin<Box<F>>) -> F::Output {
+        let cut = Signal::new(self.edge.cut.subscribe());
+        alarm::watched(cut.clone(), cut, serving).await
+    }
+
+    async fn requests(&self, client: Client, stop: Signal) {
         let mut session = Session::Http1(Box::new(client));
         let mut idle = None;
         loop {
             let Session::Http1(client) = &mut session else {
                 return;
             };
-            let read = next_request(client, idle, &mut stop).await;
+            let read = next_request(client, idle, &stop).await;
             if read == Err(NoRequest::Gone) {
                 return;
             }
             listen::busy();
-            let stopping = *stop.borrow();
-            let Some(kept) = self.one(session, read, stopping).await else {
+            let Some(kept) = self.one(session, read, stop.is_up()).await else {
                 return;
             };
             session = kept;
@@ -267,7 +279,8 @@ impl Proxy {
     ) -> Option<Session> {
         let served = match read {
             Ok(()) => {
-                let (mut x, served) = self.serve(&mut session, stopping).await;
+                let mut x = Exchange::new(self.edge.snapshot(), &self.edge.metrics.in_flight);
+                let served = self.serve(&mut session, &mut x, stopping).await;
                 if let Err(Stop::Upgraded(answer)) = served {
                     Box::pin(tunnel::run(&self.edge, session, &mut x, *answer)).await;
                     self.finish(&mut x);
@@ -299,8 +312,12 @@ impl Proxy {
 
     /// Serves one request; an error means that the connection must end without a proper end of the
     /// answer, or that it goes on as a tunnel.
-    async fn serve(&self, session: &mut Session, stopping: bool) -> (Exchange, Result<(), Stop>) {
-        let mut x = Exchange::new(self.edge.snapshot(), &self.edge.metrics.in_flight);
+    async fn serve(
+        &self,
+        session: &mut Session,
+        x: &mut Exchange,
+        stopping: bool,
+    ) -> Result<(), Stop> {
         let limits = &x.snapshot.gateway.config.limits;
         // who stops takes no further request; each client learns it from its answer
         let goes_on = !stopping
@@ -309,20 +326,19 @@ impl Proxy {
         session.set_keepalive(goes_on);
         session.begin();
         let mut upload = Upload::new(session, limits);
-        let served = self.receive(session, &mut x, &mut upload).await;
+        let served = self.receive(session, x, &mut upload).await;
         x.record.bytes_in = upload.received();
-        let served = match served {
+        match served {
             Err(Stop::Answer(reply)) => {
                 self.count_local(reply.code);
-                answer_locally(session, &mut x, *reply, Some(&upload)).await
+                answer_locally(session, x, *reply, Some(&upload)).await
             }
             Ok(()) => {
                 upload.linger(session).await;
                 Ok(())
             }
             other => other,
-        };
-        (x, served)
+        }
     }
 
     /// Counts a request that is over.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::Uri;
+use http::{HeaderValue, Uri};
 use pingora::http::RequestHeader;
 use pingora::protocols::ALPN;
 use pingora::upstreams::peer::{HttpPeer, Peer, Scheme};
@@ -34,6 +34,8 @@ pub(crate) struct PeerTemplate {
     known: Arc<ArcSwap<Vec<Arc<Place>>>>,
     /// The `Host` its requests carry.
     pub(crate) authority: String,
+    /// What `x-backend` says of its answers.
+    pub(super) backend: HeaderValue,
 }
 
 impl PeerTemplate {
@@ -79,6 +81,8 @@ impl PeerTemplate {
             peer,
             known: Arc::default(),
             authority: server.url.authority(),
+            backend: HeaderValue::from_str(&format!("{}/{}", pool.name, server.name))
+                .unwrap_or(HeaderValue::from_static("?")),
         }
     }
 

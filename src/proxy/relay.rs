@@ -5,6 +5,7 @@
 //! An answer's head is held until its body has begun, so that a server which says 200 and then
 //! nothing is still a failed attempt that the client never sees.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,8 @@ pub(super) struct Asked {
     pub(super) member: Arc<Member>,
     /// It decides what becomes of a server that was ejected.
     pub(super) trial: bool,
+    /// Since when.
+    since: Instant,
     span: AttemptSpan,
 }
 
@@ -155,6 +158,10 @@ impl<'a> Ground<'a> {
             pool_id: self.settings.targets[attempt.target].pool.0,
             member: attempt.lease.member().clone(),
             trial: attempt.lease.is_trial(),
+            since: match attempt.pause.is_zero() {
+                true => attempt.lease.since(),
+                false => Instant::now(),
+            },
             span: x.record.span.attempt(),
         }
     }
@@ -194,7 +201,7 @@ impl<'a> Ground<'a> {
             target: asked.target,
             trace: asked.span.context(x.record.trace),
             shared,
-            started: Instant::now(),
+            started: asked.since,
         }
     }
 }
@@ -233,7 +240,7 @@ impl Relay<'_> {
                     };
                 }
             };
-            note(&ground, x, &asked, &outcome.brief());
+            note(&ground, x, &asked, outcome.brief());
             let verdict = judge(outcome, &ground.settings.retry.on);
             let poison = verdict == Verdict::TryNext && self.plan.is_poison(outcome);
             let result = match (verdict, result) {
@@ -383,7 +390,8 @@ impl Relay<'_> {
             trial,
             ..
         } = asked;
-        account(gateway, *pool_id, member, *trial, outcome, headers);
+        let now = Instant::now();
+        account(gateway, *pool_id, member, *trial, outcome, headers, now);
         // whose fault it was shows when somebody else does better
         if matches!(outcome, Outcome::Answered(500 | 501)) {
             self.suspects.push((*pool_id, member.clone(), *trial));
@@ -395,8 +403,8 @@ impl Relay<'_> {
         let gateway = self.ground.gateway();
         if matches!(outcome, Outcome::Answered(..400)) {
             for (pool_id, member, trial) in self.suspects.drain(..) {
-                let why = || "500".to_owned();
-                judge_server(gateway, pool_id, &member, trial, Conduct::Bad, why);
+                let (why, now) = (|| "500".into(), Instant::now());
+                judge_server(gateway, pool_id, &member, trial, Conduct::Bad, why, now);
             }
         }
     }
@@ -526,7 +534,12 @@ fn name(ground: &Ground<'_>, asked: &Asked) -> (String, String) {
     (pool.config.name.clone(), server.name.clone())
 }
 
-pub(super) fn note(ground: &Ground<'_>, x: &mut Exchange, asked: &Asked, result: &str) {
+pub(super) fn note(
+    ground: &Ground<'_>,
+    x: &mut Exchange,
+    asked: &Asked,
+    result: Cow<'static, str>,
+) {
     let (pool, server) = name(ground, asked);
     let asked_at = &ground.gateway().pools[asked.pool_id];
     let model = || {
@@ -538,7 +551,7 @@ pub(super) fn note(ground: &Ground<'_>, x: &mut Exchange, asked: &Asked, result:
     x.record.attempts.push(AttemptNote {
         pool,
         server,
-        result: result.to_owned(),
+        result,
         span,
     });
 }
@@ -547,7 +560,7 @@ pub(super) fn note(ground: &Ground<'_>, x: &mut Exchange, asked: &Asked, result:
 pub(super) fn cancelled(ground: &Ground<'_>, x: &mut Exchange, asked: &Asked) {
     let metrics = &ground.gateway().pool_metrics[asked.pool_id];
     metrics.servers[asked.member.server].attempted("cancelled");
-    note(ground, x, asked, "cancelled");
+    note(ground, x, asked, "cancelled".into());
 }
 
 /// The target that is tried first: where several share the requests, the one whose part of the

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::response::Parts;
+use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
 use super::http1::Client;
@@ -122,14 +123,14 @@ impl Session {
     }
 
     /// Sends the head of an answer; in HTTP/1, if a piece of it `follows` at once, together with that.
-    pub(super) async fn write_head(
-        &mut self,
-        head: Box<ResponseHeader>,
-        follows: bool,
-    ) -> pingora::Result<()> {
+    pub(super) async fn write_head(&mut self, head: &Parts, follows: bool) -> pingora::Result<()> {
         match self {
-            Session::Http1(client) => client.write_head(&head, follows).await,
-            Session::Http2(session) => session.write_response_header(head).await,
+            Session::Http1(client) => client.write_head(head, follows).await,
+            Session::Http2(session) => {
+                session
+                    .write_response_header(Box::new(head.clone().into()))
+                    .await
+            }
         }
     }
 

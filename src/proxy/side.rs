@@ -12,7 +12,7 @@ use super::body::Upload;
 use super::exchange::Stop;
 use super::leg::Failed;
 use super::session::Session;
-use super::{Edge, outcome};
+use super::{Edge, alarm, outcome};
 use crate::plan::{Outcome, Phase};
 
 /// The client during an attempt.
@@ -108,12 +108,6 @@ pub(super) async fn while_client_stays<T>(
     watched: Option<&mut Session>,
     work: impl Future<Output = T>,
 ) -> Result<T, Failed> {
-    let mut work = pin!(work);
-    // much of what is asked for is there already
-    if let Some(done) = at_once(work.as_mut()).await {
-        return Ok(done);
-    }
-    let mut cut = edge.cut.subscribe();
     let left = async {
         match watched {
             Some(session) => session.leaves().await,
@@ -124,7 +118,7 @@ pub(super) async fn while_client_stays<T>(
         biased;
         done = work => Ok(done),
         () = left => Err(Failed::Stop(Stop::ClientGone)),
-        _ = cut.wait_for(|cut| *cut) => Err(Failed::Outcome(Outcome::TimedOut(Phase::Shutdown))),
+        () = alarm::cut(&edge.cut) => Err(Failed::Outcome(Outcome::TimedOut(Phase::Shutdown))),
     }
 }
 
@@ -149,24 +143,18 @@ pub(super) fn earliest(moments: &[Option<(Instant, Phase)>], otherwise: Phase) -
     )
 }
 
-/// What `work` gives, or the phase whose limit passed. Pingora's timers are shared and precise to
-/// 10 ms; one of tokio's for each wait would wake its driver each time.
+/// What `work` gives, or the phase whose limit passed.
 pub(super) async fn within<T>(
     (at, phase): Bound,
     work: impl Future<Output = T>,
 ) -> Result<T, Phase> {
     match at {
-        Some(at) => {
-            let left = at.saturating_duration_since(Instant::now());
-            pingora_timeout::timeout(left, work)
-                .await
-                .map_err(|_| phase)
-        }
+        Some(at) => alarm::by(at, work).await.ok_or(phase),
         None => Ok(work.await),
     }
 }
 
 /// Waits for so long.
 pub(super) async fn pause(duration: Duration) {
-    pingora_timeout::sleep(duration).await;
+    alarm::within(duration, std::future::pending::<()>()).await;
 }

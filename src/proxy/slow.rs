@@ -5,9 +5,10 @@ use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::response::Parts;
 use pingora::ErrorType;
-use pingora::http::ResponseHeader;
 
+use super::alarm;
 use super::session::{Session, WRITE_TIMEOUT};
 use super::side::at_once;
 use crate::config::Limits;
@@ -45,7 +46,7 @@ pub(super) async fn in_time<T>(
     let left = pace.left(bytes);
     let started = Instant::now();
     let done = match [limit, left].into_iter().flatten().min() {
-        Some(limit) => pingora_timeout::timeout(limit, work).await.ok(),
+        Some(limit) => alarm::within(limit, work).await,
         None => Some(work.await),
     };
     pace.moved(bytes, started.elapsed());
@@ -67,7 +68,7 @@ pub(super) enum NotTaken {
 /// Sends the head of an answer, with `more` together with what follows at once.
 pub(super) async fn write_head(
     session: &mut Session,
-    head: Box<ResponseHeader>,
+    head: &Parts,
     more: bool,
     pace: &mut Pace,
 ) -> Result<(), NotTaken> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pingora::http::ResponseHeader;
+use http::response::Parts;
 use pingora::protocols::Stream;
 use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -54,8 +54,8 @@ impl Silence {
 }
 
 /// Tells the client that the server agreed, and passes bytes on from then.
-pub(super) async fn run(edge: &Arc<Edge>, session: Session, x: &mut Exchange, answer: Answer) {
-    let head = switching_head(x, &answer);
+pub(super) async fn run(edge: &Arc<Edge>, session: Session, x: &mut Exchange, mut answer: Answer) {
+    let head = switching_head(x, &mut answer);
     let silence = Silence {
         start: Instant::now(),
         since: AtomicU64::new(0),
@@ -131,11 +131,11 @@ async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<(
 }
 
 /// The bare connections of both sides, and what the server has said already behind its head.
-async fn streams(mut session: Session, head: ResponseHeader, upstream: Talk) -> Option<Streams> {
+async fn streams(mut session: Session, head: Parts, upstream: Talk) -> Option<Streams> {
     let Talk::Http1(upstream) = upstream else {
         return None;
     };
-    session.write_head(Box::new(head), false).await.ok()?;
+    session.write_head(&head, false).await.ok()?;
     let Session::Http1(client) = session else {
         return None;
     };

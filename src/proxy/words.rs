@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use http::response::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
-use pingora::http::ResponseHeader;
 
 use super::body::Upload;
 use super::connection::Connection;
@@ -145,7 +145,7 @@ impl Leg<'_> {
         connection: &mut Connection,
         side: &mut Side<'_>,
         bound: Bound,
-        head: ResponseHeader,
+        head: Parts,
         words: &Translated,
     ) -> Result<Begun, Failed> {
         // it was not asked for, and is not unpacked
@@ -182,7 +182,7 @@ impl Leg<'_> {
         connection: &mut Connection,
         side: &mut Side<'_>,
         bound: Bound,
-        mut head: ResponseHeader,
+        mut head: Parts,
         mut stream: Stream,
     ) -> Result<Begun, Failed> {
         let mut told = Vec::new();
@@ -205,9 +205,10 @@ impl Leg<'_> {
             }
         }
         let event_stream = HeaderValue::from_static("text/event-stream");
-        let _ = head.insert_header(header::CONTENT_TYPE, event_stream);
-        let _ = head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        head.remove_header(&header::CONTENT_LENGTH);
+        head.headers.insert(header::CONTENT_TYPE, event_stream);
+        let no_cache = HeaderValue::from_static("no-cache");
+        head.headers.insert(header::CACHE_CONTROL, no_cache);
+        head.headers.remove(header::CONTENT_LENGTH);
         Ok(Begun {
             head,
             first: Some(told.into()),
@@ -218,17 +219,12 @@ impl Leg<'_> {
 
     /// What becomes of a 200 that is none. Where Ollama says why, it is the error that newer ones
     /// answer in the first place (server/routes.go, `streamResponse`).
-    fn unfit(
-        &self,
-        mut head: ResponseHeader,
-        received: usize,
-        broken: Broken,
-    ) -> Result<Begun, Failed> {
+    fn unfit(&self, mut head: Parts, received: usize, broken: Broken) -> Result<Begun, Failed> {
         log::debug!("pool {}: {broken}", self.pool.config.name);
         match broken {
             Broken::Said(message) => {
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
-                let _ = head.set_status(status);
+                head.status = status;
                 Ok(whole(
                     head,
                     received,
@@ -252,10 +248,11 @@ impl Leg<'_> {
 }
 
 /// An answer that is here as a whole.
-fn whole(mut head: ResponseHeader, received: usize, body: Vec<u8>) -> Begun {
+fn whole(mut head: Parts, received: usize, body: Vec<u8>) -> Begun {
     let json = HeaderValue::from_static("application/json");
-    let _ = head.insert_header(header::CONTENT_TYPE, json);
-    let _ = head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    head.headers.insert(header::CONTENT_TYPE, json);
+    let length = HeaderValue::from(body.len());
+    head.headers.insert(header::CONTENT_LENGTH, length);
     Begun {
         head,
         first: Some(body.into()),

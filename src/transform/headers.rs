@@ -1,9 +1,11 @@
 //! Which headers cross a hop, and which never do.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use std::sync::LazyLock;
+
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::{Auth, Pool, Server};
-use crate::unit::TraceContext;
+use crate::unit::{self, TraceContext};
 
 /// Headers that belong to one connection (RFC 9110, section 7.6.1), and those of the framing,
 /// which the relay writes itself.
@@ -54,6 +56,44 @@ const OURS: &[&str] = &[
 /// Answers hold these only if we wrote them.
 const OURS_IN_ANSWERS: &[&str] = &["x-backend", "x-attempts", "x-partial", "x-voice"];
 
+/// Names of headers of which something is known. Each header of each request is looked up, so it is by
+/// length: nearly none has more than three beside it.
+struct Names(Vec<Vec<(&'static str, Kind)>>);
+
+/// What a name is known for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    OfTheHop,
+    Credential,
+    Ours,
+    OursInAnswers,
+}
+
+static NAMES: LazyLock<Names> = LazyLock::new(|| {
+    let lists = [
+        (HOP_BY_HOP, Kind::OfTheHop),
+        (CREDENTIALS, Kind::Credential),
+        (OURS, Kind::Ours),
+        (OURS_IN_ANSWERS, Kind::OursInAnswers),
+    ];
+    let all = || lists.iter().flat_map(|(names, _)| names.iter());
+    let longest = all().map(|name| name.len()).max().unwrap_or(0);
+    let mut names = vec![Vec::new(); longest + 1];
+    for (list, kind) in lists {
+        for name in list {
+            names[name.len()].push((*name, kind));
+        }
+    }
+    Names(names)
+});
+
+/// What a name, in small letters, is known for.
+fn kind(name: &str) -> Option<Kind> {
+    let as_long = NAMES.0.get(name.len())?.iter();
+    let mut known = as_long.filter(|(known, _)| *known == name);
+    known.next().map(|(_, kind)| *kind)
+}
+
 /// What is known about a request when its headers are written for a server.
 pub(crate) struct Hop<'a> {
     pub(crate) request_id: &'a str,
@@ -86,12 +126,14 @@ pub(crate) fn to_server(
         |name: &HeaderName| rules.remove.contains(name) || rules.set.iter().any(|(n, _)| n == name);
     for (name, value) in client {
         let text = name.as_str();
-        let dropped = HOP_BY_HOP.contains(&text)
-            || OURS.contains(&text)
-            || (CREDENTIALS.contains(&text)
-                && (auth != Auth::Passthrough || (hop.is_ours)(value.as_bytes())))
+        let known = match kind(text) {
+            Some(Kind::OfTheHop | Kind::Ours) => true,
+            Some(Kind::Credential) => auth != Auth::Passthrough || (hop.is_ours)(value.as_bytes()),
+            Some(Kind::OursInAnswers) | None => false,
+        };
+        let dropped = known
             // some servers take `_` for `-`, so such a name could be another header in disguise
-            || text.contains('_')
+            || text.bytes().any(|byte| byte == b'_')
             || nominated.iter().any(|n| n.eq_ignore_ascii_case(text))
             || ruled(name);
         if dropped {
@@ -123,7 +165,7 @@ pub(crate) fn to_server(
     if !pool.is_cloud() {
         own(&header::VIA, hop.via);
         if let Some(client) = hop.client {
-            own(&X_FORWARDED_FOR, &client.to_canonical().to_string());
+            own(&X_FORWARDED_FOR, &unit::address(client));
         }
         if let Some(host) = hop.host {
             own(&X_FORWARDED_HOST, host);
@@ -142,8 +184,9 @@ pub(crate) fn to_server(
     }
 }
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const X_UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -171,37 +214,37 @@ fn key_of_protocol(protocol: &str) -> Option<&str> {
     start.eq_ignore_ascii_case(KEY).then_some(rest)
 }
 
-/// The headers of a server's answer that the client gets, but for framing. The server's own
+/// Leaves of the headers of a server's answer what the client gets, and its length. The server's own
 /// request id moves aside for ours.
-pub(crate) fn to_client(answer: &HeaderMap, server: &Server) -> Vec<(HeaderName, HeaderValue)> {
+pub(crate) fn to_client(answer: &mut HeaderMap, server: &Server) {
     let nominated = nominated(answer);
-    let mut out = Vec::with_capacity(answer.len() + 8);
-    for (name, value) in answer {
+    let is_dropped = |name: &&HeaderName| {
         let text = name.as_str();
-        let dropped = HOP_BY_HOP.contains(&text)
-            || OURS_IN_ANSWERS.contains(&text)
-            || nominated.iter().any(|n| n.eq_ignore_ascii_case(text));
-        if dropped {
-            continue;
-        }
-        let name = match text {
-            "x-request-id" => HeaderName::from_static("x-upstream-request-id"),
-            _ => name.clone(),
+        let known = match kind(text) {
+            Some(Kind::OfTheHop) => **name != header::CONTENT_LENGTH,
+            Some(Kind::OursInAnswers) => true,
+            _ => false,
         };
-        out.push((name, masked(value, server)));
+        known || nominated.iter().any(|n| n.eq_ignore_ascii_case(text))
+    };
+    let dropped: Vec<HeaderName> = answer.keys().filter(is_dropped).cloned().collect();
+    for name in dropped {
+        answer.remove(name);
     }
-    out
-}
-
-/// A server that repeats its key back must not hand it to a client.
-fn masked(value: &HeaderValue, server: &Server) -> HeaderValue {
-    let holds_key = server.key.as_ref().is_some_and(|key| {
-        memchr::memmem::find(value.as_bytes(), key.expose().as_bytes()).is_some()
-    });
-    if holds_key {
-        HeaderValue::from_static("[redacted]")
-    } else {
-        value.clone()
+    if let Entry::Occupied(theirs) = answer.entry(X_REQUEST_ID) {
+        let ids: Vec<HeaderValue> = theirs.remove_entry_mult().1.collect();
+        for id in ids {
+            answer.append(X_UPSTREAM_REQUEST_ID, id);
+        }
+    }
+    // a server that repeats its key back must not hand it to a client
+    if let Some(key) = &server.key {
+        let key = memchr::memmem::Finder::new(key.expose());
+        for value in answer.values_mut() {
+            if key.find(value.as_bytes()).is_some() {
+                *value = HeaderValue::from_static("[redacted]");
+            }
+        }
     }
 }
 
@@ -356,7 +399,7 @@ mod tests {
 
     #[test]
     fn answers_lose_what_belongs_to_the_hop_or_to_us() {
-        let server = headers(&[
+        let mut server = headers(&[
             ("x-request-id", "req-theirs"),
             ("x-backend", "forged"),
             ("retry-after", "3"),
@@ -364,11 +407,14 @@ mod tests {
             ("keep-alive", "timeout=5"),
             ("x-debug", "your key is sk-pool"),
         ]);
-        let got: Vec<String> =
-            to_client(&server, &pool("kind: openai, api_key: sk-pool").servers[0])
-                .iter()
-                .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
-                .collect();
+        to_client(
+            &mut server,
+            &pool("kind: openai, api_key: sk-pool").servers[0],
+        );
+        let got: Vec<String> = server
+            .iter()
+            .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
+            .collect();
         for line in [
             "x-upstream-request-id: req-theirs",
             "retry-after: 3",

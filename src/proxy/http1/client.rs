@@ -5,15 +5,17 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes};
+use http::response::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, StatusCode, Version, header};
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
 use pingora::{Error, ErrorType};
 
 use super::{Bare, Begun, Line, READ, Size, TooLong};
 use crate::inspect::chunks::{Chunks, Garbled};
 use crate::inspect::request_head::{self, Framing, RequestHead, Unreadable};
+use crate::proxy::alarm;
 use crate::proxy::session::WRITE_TIMEOUT;
 
 /// Bytes of a head at most, whatever is allowed: so much is read before it is looked at.
@@ -122,12 +124,10 @@ impl Client {
             if self.unread.is_empty() {
                 let reading = self.line.read();
                 let read = match idle.filter(|_| self.begun.is_empty()) {
-                    Some(idle) => pingora_timeout::timeout(idle, reading).await,
-                    None => Ok(reading.await),
+                    Some(idle) => alarm::within(idle, reading).await,
+                    None => Some(reading.await),
                 };
-                self.unread = read
-                    .map_err(|_| NoRequest::Gone)?
-                    .map_err(|_| NoRequest::Gone)?;
+                self.unread = read.ok_or(NoRequest::Gone)?.map_err(|_| NoRequest::Gone)?;
                 if self.unread.is_empty() {
                     return Err(NoRequest::Gone);
                 }
@@ -269,7 +269,7 @@ impl Client {
     /// Sends the head of an answer; if a piece of it `follows` at once, together with that.
     pub(in crate::proxy) async fn write_head(
         &mut self,
-        head: &ResponseHeader,
+        head: &Parts,
         follows: bool,
     ) -> pingora::Result<()> {
         self.answer = self.framing(head);
@@ -285,7 +285,7 @@ impl Client {
         }
     }
 
-    fn framing(&self, head: &ResponseHeader) -> Answer {
+    fn framing(&self, head: &Parts) -> Answer {
         let to_head = self
             .head
             .as_ref()
@@ -301,7 +301,7 @@ impl Client {
         length.map_or(Answer::Close, Answer::Length)
     }
 
-    fn written(&self, head: &ResponseHeader) -> Vec<u8> {
+    fn written(&self, head: &Parts) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(ROOM);
         let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| bytes.extend_from_slice(part));
         let reason = head.status.canonical_reason().unwrap_or_default();
@@ -362,9 +362,9 @@ impl Client {
     /// Sends what the client makes room for in time.
     async fn send(&mut self, parts: &[&[u8]]) -> pingora::Result<()> {
         let sending = self.line.send(parts, false);
-        match pingora_timeout::timeout(WRITE_TIMEOUT, sending).await {
-            Ok(sent) => sent,
-            Err(_) => Err(Error::explain(
+        match alarm::within(WRITE_TIMEOUT, sending).await {
+            Some(sent) => sent,
+            None => Err(Error::explain(
                 ErrorType::WriteTimedout,
                 "a client takes nothing",
             )),

@@ -122,9 +122,21 @@ impl Line {
                 count += 1;
             }
         }
+        let slices = &slices[..count];
+        let all: usize = slices.iter().map(|slice| slice.len()).sum();
         let sent = match &mut self.bare {
-            Bare::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, &slices[..count]),
             Bare::Layered(stream) => Pin::new(stream).poll_write(cx, &slices[0]),
+            Bare::Tcp(tcp) if count == 1 => Pin::new(tcp).poll_write(cx, &slices[0]),
+            // to copy a little costs less than to have the system gather it
+            Bare::Tcp(tcp) if all <= WAITING => SCRATCH.with_borrow_mut(|scratch| {
+                let mut end = 0;
+                for slice in slices {
+                    scratch[end..end + slice.len()].copy_from_slice(slice);
+                    end += slice.len();
+                }
+                Pin::new(tcp).poll_write(cx, &scratch[..end])
+            }),
+            Bare::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
         };
         match ready!(sent)? {
             0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

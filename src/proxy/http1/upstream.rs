@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::response::Parts;
-use pingora::http::ResponseHeader;
 use pingora::protocols::Stream;
 use pingora::{Error, ErrorType};
 
@@ -49,7 +48,7 @@ pub(in crate::proxy) struct Upstream {
     line: Line,
     sent: Sent,
     is_head: bool,
-    head: Option<Box<ResponseHeader>>,
+    head: Option<Box<Parts>>,
     /// The beginning of a head.
     begun: Begun,
     /// Bytes that were read and are not looked at.
@@ -173,15 +172,15 @@ impl Upstream {
         self.keeps &=
             interim || (answer_head::keeps_alive(&head) && !matches!(self.rest, Rest::Close));
         self.promised = answer_head::promised(&head);
-        self.head = Some(Box::new(head.into()));
+        self.head = Some(Box::new(head));
     }
 
-    pub(in crate::proxy) fn head(&self) -> Option<&ResponseHeader> {
+    pub(in crate::proxy) fn head(&self) -> Option<&Parts> {
         self.head.as_deref()
     }
 
     /// The same, for good.
-    pub(in crate::proxy) fn take_head(&mut self) -> Option<ResponseHeader> {
+    pub(in crate::proxy) fn take_head(&mut self) -> Option<Parts> {
         self.head.take().map(|head| *head)
     }
 
