@@ -6,7 +6,7 @@ import sys
 
 from . import processes
 from .processes import TMP, spawn
-from .settings import CONNECTIONS, HERE, LOAD_CORE, RATE, ROOT, say
+from .settings import CONNECTIONS, EQUAL_RATE, HERE, LOAD_CORE, RATE, ROOT, say
 
 TARGET = ROOT / "target/bench-load"
 BINARY = TARGET / "release/bench-load"
@@ -73,6 +73,15 @@ def measured(proxy, seconds, *options, what="load", **how):
     used = proxy.cpu() - before
     found["cpu_us"] = used / found["answered"] * 1e6
     found["core_used"] = used / found["seconds"]
+    return found
+
+
+def equal(proxy, seconds, *options):
+    """The same number of requests a second for every proxy, with the CPU that each one took. As fast as they go, a
+    proxy that is faster keeps the load generator awake, and one that is slower pays the system for waking it."""
+    before = proxy.cpu()
+    found = all_good(opened(proxy.port, seconds, *headers(proxy), *options, rate=EQUAL_RATE), f"{proxy.name}, at an equal rate")
+    found["cpu_us"] = (proxy.cpu() - before) / found["answered"] * 1e6
     return found
 
 

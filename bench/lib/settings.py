@@ -12,6 +12,7 @@ TOOLS = ROOT / "target/tools/bench"
 PROXY_CORE, LOAD_CORE = "0", "1"
 CONNECTIONS = 32  # of a closed loop
 RATE = 2000  # requests a second of an open loop
+EQUAL_RATE = 10_000  # the same where CPU is compared: every fast proxy can do it, none is saturated
 SPEECH_KB = 100
 
 

@@ -1,17 +1,18 @@
 """Lanes 1 and 2: a chat request, passed on by its path or by the `model` of its body."""
 
 from .. import load, peers, svg
-from ..settings import CONNECTIONS, RATE, say
+from ..settings import CONNECTIONS, EQUAL_RATE, RATE, say
 from ..tables import median, names, number, of, ratio, share, spread, table
 
 SIZES = [("1 KB", 1024), ("10 KB", 10_240), ("1 MB", 1_048_576)]
 
 
 def sample(proxy, body, settings):
-    """A closed loop, and one at a fixed rate."""
+    """A closed loop, and two at fixed rates."""
     options = ["--body", body]
     return {"proxy": proxy.name, "busy": load.measured(proxy, settings.seconds, *options),
-            "open": load.opened(proxy.port, max(1, settings.seconds * 0.6), *options, *load.headers(proxy))}
+            "open": load.opened(proxy.port, max(1, settings.seconds * 0.6), *options, *load.headers(proxy)),
+            "equal": load.equal(proxy, max(1, settings.seconds * 0.6), *options)}
 
 
 def rounds(proxies, body, direct, settings, what):
@@ -49,6 +50,14 @@ def open_table(samples):
         added = ["", ""] if name == "direct" else [number(at[0] - direct[0], 0), number(at[2] - direct[1], 0)]
         rows.append([name, *(number(value, 0) for value in at), *added, sum(of(samples, name, "open", "failed", "all"))])
     return table(["", "p50, µs", "p90, µs", "p99, µs", "p99.9, µs", "max, µs", "added p50, µs", "added p99, µs", "failed"], rows)
+
+
+def equal_table(samples):
+    rows = []
+    for name in [name for name in names(samples) if of(samples, name, "equal")]:
+        cpu = median(samples, name, "equal", "cpu_us")
+        rows.append([name, number(cpu), spread(of(samples, name, "equal", "cpu_us")), ratio(cpu, median(samples, "haproxy", "equal", "cpu_us"))])
+    return table(["", "CPU per request, µs", "min to max", "× HAProxy"], rows)
 
 
 def latency_plot(samples, title):
@@ -95,6 +104,7 @@ class ByPath:
 
     def tables(self, found):
         parts = [f"{CONNECTIONS} connections at once, as fast as they go:", busy_table(found["samples"]),
+                 f"{EQUAL_RATE:,} requests a second for each of them:", equal_table(found["samples"]),
                  f"At {RATE:,} requests a second, whatever the answers do; latency counts from the moment a request was due:",
                  open_table(found["samples"])]
         if found["slow"]:
@@ -162,6 +172,7 @@ class ByModel:
                 for label, first, samples in self.by_size(found)]
         return "\n\n".join([
             f"1 KB, `model` last. {CONNECTIONS} connections at once, as fast as they go:", busy_table(found["samples"]),
+            f"{EQUAL_RATE:,} requests a second for each of them:", equal_table(found["samples"]),
             f"At {RATE:,} requests a second, whatever the answers do:", open_table(found["samples"]),
             "CPU per request in µs, by size and by where `model` is (8 connections at 1 MB):", table(["", *shown], rows)])
 
