@@ -203,3 +203,91 @@ pub(super) async fn cut(edge_cut: &watch::Sender<bool>) {
     })
     .await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(20);
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    /// Does the work with a timer, and hands out what ends the program.
+    async fn with_alarm<F: Future>(work: impl FnOnce(watch::Sender<bool>) -> F) -> F::Output {
+        let (sender, cut) = watch::channel(false);
+        let stop = Signal::new(watch::Sender::new(false).subscribe());
+        watched(stop, Signal::new(cut), Box::pin(work(sender))).await
+    }
+
+    async fn ends_soon(wait: impl Future<Output = Option<()>>) {
+        let started = Instant::now();
+        assert_eq!(wait.await, None);
+        assert!(started.elapsed() >= SOON, "{:?}", started.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_at_its_moment_and_what_is_done_before_is_handed_on() {
+        with_alarm(|_cut| async {
+            ends_soon(within(SOON, pending())).await;
+            ends_soon(by(Instant::now() + SOON, pending())).await;
+            assert_eq!(within(NEVER, tokio::task::yield_now()).await, Some(()));
+            assert_eq!(by(Instant::now(), async { 7 }).await, Some(7));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn of_several_waits_each_ends_in_its_turn() {
+        with_alarm(|_cut| async {
+            let longest = within(NEVER, pending::<()>());
+            let two = async {
+                tokio::join!(
+                    ends_soon(within(SOON, pending())),
+                    ends_soon(within(SOON * 3, pending())),
+                )
+            };
+            tokio::select! {
+                _ = longest => panic!("it waits for an hour"),
+                _ = two => {}
+            }
+            // one that ends before what the timer was set for
+            ends_soon(within(SOON, pending())).await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn who_waits_apart_from_the_task_has_a_timer_of_its_own() {
+        with_alarm(|cut| async move {
+            let apart = tokio::spawn(ends_soon(within(SOON, pending())));
+            apart.await.unwrap();
+            let (cut, other) = (std::sync::Arc::new(cut), watch::Sender::new(false));
+            let hears = cut.clone();
+            let apart = tokio::spawn(async move { super::cut(&hears).await });
+            cut.send_replace(true);
+            apart.await.unwrap();
+            // the alarm's own, whoever is asked for
+            super::cut(&other).await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_program_wakes_who_waits() {
+        with_alarm(|sender| async move {
+            let sender = std::sync::Arc::new(sender);
+            let says = sender.clone();
+            let ends = tokio::spawn(async move {
+                tokio::time::sleep(SOON).await;
+                says.send_replace(true);
+            });
+            tokio::select! {
+                _ = within(NEVER, pending::<()>()) => panic!("it waits for an hour"),
+                () = super::cut(&sender) => {}
+            }
+            ends.await.unwrap();
+        })
+        .await;
+    }
+}
