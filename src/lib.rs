@@ -69,12 +69,6 @@ mod state;
 mod transform;
 mod unit;
 
-/// A small request takes some 50 pieces of memory, and glibc's allocator took a sixth of its time for
-/// them (`docs/speed.md`).
-#[cfg(not(feature = "counted"))]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Runs the program; the result is its exit code.
 #[must_use]
 pub fn main() -> std::process::ExitCode {
