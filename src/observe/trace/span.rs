@@ -193,7 +193,7 @@ impl<'a> Trace<'a> {
             Some(..400) => (answers && broke_off).then(|| record.termination.label()),
             // whoever lost a race did nothing wrong
             None if note.result == "cancelled" => None,
-            _ => Some(note.result.as_str()),
+            _ => Some(&*note.result),
         };
         let mut attributes = self.of_genai(ended, answers);
         let method = method(&record.method).unwrap_or("_OTHER");
