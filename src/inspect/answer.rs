@@ -5,7 +5,7 @@ use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
-use http::header::RETRY_AFTER;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue};
 
 /// When a server wants to be asked again: `retry-after-ms`, else `Retry-After` in seconds or as a
@@ -28,6 +28,18 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
             Some(at.duration_since(now).unwrap_or_default())
         }
     }
+}
+
+/// Whether an answer says that it is a stream of events.
+pub(crate) fn is_events(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    begins(kind.unwrap_or_default(), b"text/event-stream")
+}
+
+/// Whether a text begins with this one, in large or small letters.
+pub(super) fn begins(text: &[u8], with: &[u8]) -> bool {
+    let beginning = text.get(..with.len());
+    beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(with))
 }
 
 /// Bytes of an error that are looked into.

@@ -2,6 +2,7 @@
 //! speech server that fails behind its WAV header has not said anything, and an event stream of
 //! pings has not either. As long as nothing has begun, another server can still be asked.
 
+use super::answer::begins;
 use super::container::{Part, Walker};
 
 /// So many bytes are an answer, whatever they are: the longest wait that is worth holding them.
@@ -54,14 +55,10 @@ impl Opening {
         let end = essence.iter().position(|byte| *byte == b';');
         let essence = essence[..end.unwrap_or(essence.len())].trim_ascii();
         let is = |one: &[u8]| essence.eq_ignore_ascii_case(one);
-        let begins = |with: &[u8]| {
-            let beginning = essence.get(..with.len());
-            beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(with))
-        };
         let form = match essence {
             _ if is(b"text/event-stream") => Form::Events(Events::default()),
             _ if is(b"") || is(b"application/octet-stream") => Form::audio(min),
-            _ if begins(b"audio/") => Form::audio(min),
+            _ if begins(essence, b"audio/") => Form::audio(min),
             _ => Form::Plain,
         };
         Opening {

@@ -23,6 +23,7 @@ use super::{Edge, bound, cached, memory, outcome};
 use crate::affinity::Marker;
 use crate::dialect::Broken;
 use crate::inspect::Body;
+use crate::inspect::answer::is_events;
 use crate::inspect::audio::AudioMeter;
 use crate::inspect::endpoint::Operation;
 use crate::observe::metrics::PoolMetrics;
@@ -409,12 +410,7 @@ async fn broken(
 /// Whether errors can be told inside of the body: events, not compressed, of no fixed length.
 fn is_event_stream(head: &Parts) -> bool {
     let headers = &head.headers;
-    let content_type = headers
-        .get(header::CONTENT_TYPE)
-        .map_or(&b""[..], HeaderValue::as_bytes);
-    let events = b"text/event-stream";
-    let begins = content_type.get(..events.len());
-    begins.is_some_and(|begins| begins.eq_ignore_ascii_case(events))
+    is_events(headers)
         && !headers.contains_key(header::CONTENT_ENCODING)
         && !headers.contains_key(header::CONTENT_LENGTH)
 }

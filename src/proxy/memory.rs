@@ -18,6 +18,7 @@ use super::session::Session;
 use super::{bound, cached};
 use crate::cache::key::Hasher;
 use crate::config::{Memory, SessionBounds, SessionBy};
+use crate::inspect::answer::is_events;
 use crate::inspect::endpoint::Operation;
 use crate::inspect::{Body, Form, Shape};
 use crate::reply;
@@ -219,10 +220,7 @@ pub(super) fn begin(x: &mut Exchange, answer: &Answer, standing: Standing) {
     if standing != Standing::Good || answer.status() != 200 || packed {
         return;
     }
-    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
-    let events = content_type.starts_with(b"text/event-stream");
-    memory.hearing = Some(Hearing::new(events, memory.bounds.bytes));
+    memory.hearing = Some(Hearing::new(is_events(headers), memory.bounds.bytes));
 }
 
 pub(super) fn push(x: &mut Exchange, piece: &Bytes) {
