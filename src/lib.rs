@@ -23,6 +23,9 @@
 //! | deliver | `proxy::deliver`, `tunnel` | pass the answer on, or a WebSocket's bytes both ways | the server breaks off |
 //! | observe | `observe` | one record, to the access log and the metrics, once | |
 //!
+//! Whatever a connection waits for, it has one timer for all of it (`proxy::alarm`), and the end of the
+//! program wakes it the same way.
+//!
 //! The plan never waits: it says "all slots are taken" or "it still loads", and the relay waits and
 //! asks again. A slot is a `pool::Lease` that goes wherever its request goes and is free when it is
 //! dropped, so no way for a request to end can forget it.
