@@ -31,7 +31,8 @@ const WAITING: usize = 16 * 1024;
 const READ: usize = 64 * 1024;
 
 thread_local! {
-    /// What is read stands here until it is known how much it is.
+    /// What is read stands here until it is known how much it is, and what is sent in parts until it
+    /// is sent.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
 }
 
