@@ -66,10 +66,10 @@ def all_good(found, what):
     return found
 
 
-def measured(proxy, seconds, *options, what="load", **how):
-    """A closed loop, with the CPU that the proxy spent on each request."""
+def measured(proxy, seconds, *options, what="load", loop=closed, **how):
+    """A loop, with the CPU that the proxy spent on each request."""
     before = proxy.cpu()
-    found = all_good(closed(proxy.port, seconds, *headers(proxy), *options, **how), f"{proxy.name}, {what}")
+    found = all_good(loop(proxy.port, seconds, *headers(proxy), *options, **how), f"{proxy.name}, {what}")
     used = proxy.cpu() - before
     found["cpu_us"] = used / found["answered"] * 1e6
     found["core_used"] = used / found["seconds"]
@@ -79,10 +79,7 @@ def measured(proxy, seconds, *options, what="load", **how):
 def equal(proxy, seconds, *options):
     """The same number of requests a second for every proxy, with the CPU that each one took. As fast as they go, a
     proxy that is faster keeps the load generator awake, and one that is slower pays the system for waking it."""
-    before = proxy.cpu()
-    found = all_good(opened(proxy.port, seconds, *headers(proxy), *options, rate=EQUAL_RATE), f"{proxy.name}, at an equal rate")
-    found["cpu_us"] = (proxy.cpu() - before) / found["answered"] * 1e6
-    return found
+    return measured(proxy, seconds, *options, what="at an equal rate", loop=opened, rate=EQUAL_RATE)
 
 
 def body_file(body):
